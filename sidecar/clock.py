@@ -1,0 +1,13 @@
+"""The only module that reads the clock. Everything else gets `now` as an argument."""
+
+import time
+
+
+def wall() -> float:
+    """Unix time in seconds: for timestamps that people and other programs see."""
+    return time.time()
+
+
+def monotonic() -> float:
+    """Seconds that never jump: for waiting and for measuring how long something took."""
+    return time.monotonic()

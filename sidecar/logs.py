@@ -1,0 +1,51 @@
+"""Log lines: a constant sentence with fields; logfmt on a terminal, JSON otherwise or as chosen."""
+
+import json
+import logging
+import sys
+from typing import Any, TextIO
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller gave as `extra=`."""
+    return {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+
+
+class Logfmt(logging.Formatter):
+    """`time level "sentence" key=value …`, for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = self.formatTime(record, "%H:%M:%S")
+        pairs = "".join(f" {key}={_quoted(value)}" for key, value in fields(record).items())
+        line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{pairs}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class Json(logging.Formatter):
+    """One JSON object a line, for machines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {"ts": round(record.created, 3), "level": record.levelname.lower(), "msg": record.getMessage(),
+                 "logger": record.name, **fields(record)}
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return json.dumps(text) if not text or any(c.isspace() or c in '"=' or not c.isprintable() for c in text) else text
+
+
+def set_up(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
+    """Log to `stream` (standard error). `style` is `logfmt`, `json`, or `auto`: JSON unless `stream` is a terminal."""
+    out = stream or sys.stderr
+    if style == "auto":
+        style = "logfmt" if out.isatty() else "json"
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(Logfmt() if style == "logfmt" else Json())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,111 @@
+"""The values that cross from one stage to the next. All of them are frozen."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+METRIC_NAME = "__name__"
+
+STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
+"""The stale marker: Prometheus's NaN with these very bits (model/value/value.go) says that a series has ended."""
+
+
+def is_stale(value: float) -> bool:
+    """True for the stale marker, False for every other number and every other NaN."""
+    return value != value and struct.pack("<d", value) == _STALE_BYTES
+
+
+_STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
+
+
+class Labels(Mapping[str, str]):
+    """A set of labels: immutable, hashable, equal by content. An empty value is the same as no label (Prometheus)."""
+
+    __slots__ = ("_hash", "_map")
+
+    def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
+        self._map = {name: value for name, value in sorted((pairs or {}).items()) if value}
+        self._hash = hash(tuple(self._map.items()))
+
+    def __getitem__(self, name: str) -> str:
+        return self._map[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._map)
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self._map == other._map if isinstance(other, Labels) else NotImplemented
+
+    def __repr__(self) -> str:
+        rest = ", ".join(f'{name}="{value}"' for name, value in self._map.items() if name != METRIC_NAME)
+        return f"{self.metric}{{{rest}}}"
+
+    @property
+    def metric(self) -> str:
+        """The metric name, or the empty string."""
+        return self._map.get(METRIC_NAME, "")
+
+    def without(self, *names: str) -> "Labels":
+        """These labels less `names`."""
+        return Labels({name: value for name, value in self._map.items() if name not in names})
+
+    def keep(self, *names: str) -> "Labels":
+        """Only the labels in `names`."""
+        return Labels({name: value for name, value in self._map.items() if name in names})
+
+    def merged(self, other: Mapping[str, str]) -> "Labels":
+        """These labels with `other` laid over them; an empty value in `other` deletes a label."""
+        return Labels({**self._map, **other})
+
+
+class Sample(NamedTuple):
+    """One value of one series. `labels` includes `__name__`; `at` is Unix time in seconds."""
+
+    labels: Labels
+    value: float
+    at: float
+
+
+class Metric(NamedTuple):
+    """What a metric is, declared beside the code that measures it. `name` is the family's name as exposed."""
+
+    name: str
+    type: Literal["gauge", "counter", "histogram", "info"]
+    help: str
+
+
+AlertState = Literal["inactive", "pending", "firing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One instance of an alerting rule, as it was after the rule's last evaluation. Times are Unix seconds.
+
+    `labels` include `alertname`. `condition` says whether the expression itself was true at the last evaluation:
+    it is False while only `keep_firing_for` holds the alert. Actions follow `condition`, people see `state`.
+    """
+
+    labels: Labels
+    annotations: Mapping[str, str]
+    state: AlertState
+    condition: bool
+    value: float
+    active_at: float
+    fired_at: float | None
+    resolved_at: float | None
+    keep_firing_since: float | None
+    last_evaluation: float
+    interval_seconds: float
+    expr: str
+
+    @property
+    def name(self) -> str:
+        """The alert's name."""
+        return self.labels["alertname"]

@@ -1,0 +1,138 @@
+"""What /proc and cgroup files say: pure parsing, and files kept open so that a look costs one pread.
+
+Stdlib only and light, because the guard uses it too. Formats: proc(5), the kernel's cgroup-v1/memory.rst and
+cgroup-v2.rst. A kept file below /proc/PID belongs to one life of one process: after its end reads fail with
+ESRCH, also when the pid has been given to another process.
+"""
+
+import os
+from typing import NamedTuple
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Identity(NamedTuple):
+    """One life of one process. `exe` is (device, inode) of its program, None where it may not be read."""
+
+    boot_id: str
+    pid: int
+    start_time_ticks: int
+    exe: tuple[int, int] | None
+
+
+class KeptFile:
+    """A file of /proc or a cgroup, kept open and read from its start with one system call. Lives as long as a target.
+
+    Raises OSError as the kernel reports it (ENOENT, EACCES; ESRCH once the process has ended).
+    """
+
+    __slots__ = ("_fd", "_size", "path")
+
+    def __init__(self, path: str, *, dir_fd: int | None = None, size: int = 8192) -> None:
+        self.path = path
+        self._size = size
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+
+    def read(self) -> bytes:
+        """At most `size` bytes from the start of the file."""
+        return os.pread(self._fd, self._size, 0)
+
+    def close(self) -> None:
+        """Give the descriptor back; harmless when called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def parse_stat(text: bytes) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third (state) on: index 0 is field 3 of proc(5).
+
+    The second field, the name, is skipped by its last closing bracket: a process may put brackets into its name.
+    """
+    return text[text.rindex(b")") + 2:].split()
+
+
+def start_time_ticks(stat: bytes) -> int:
+    """Field 22 of /proc/PID/stat: when the process started, in clock ticks since boot."""
+    return int(parse_stat(stat)[19])
+
+
+def resident_bytes(statm: bytes) -> int:
+    """Resident set size from /proc/PID/statm."""
+    return int(statm.split(None, 2)[1]) * PAGE_BYTES
+
+
+def parse_keyed(text: bytes) -> dict[bytes, int]:
+    """`key value` lines as in memory.stat; a line that is not that is skipped."""
+    found: dict[bytes, int] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(b" ")
+        if value.isdigit():
+            found[key] = int(value)
+    return found
+
+
+def status_field(status: bytes, name: bytes, default: int | None = None) -> int:
+    """A number of /proc/PID/status, in bytes where the kernel says kB. KeyError if it is absent and has no default."""
+    at = status.find(b"\n" + name + b":")
+    if at < 0:
+        if default is None:
+            raise KeyError(name.decode())
+        return default
+    words = status[at + len(name) + 2:].split(None, 2)
+    return int(words[0]) * (1024 if words[1:2] == [b"kB"] else 1)
+
+
+def status_mask(status: bytes, name: bytes) -> int:
+    """A signal mask of /proc/PID/status (SigCgt, SigIgn, ShdPnd …): bit n−1 stands for signal n."""
+    at = status.find(b"\n" + name + b":")
+    if at < 0:
+        raise KeyError(name.decode())
+    return int(status[at + len(name) + 2:].split(None, 1)[0], 16)
+
+
+def anon_bytes(status: bytes) -> int:
+    """What only this process can give back: RssAnon + RssShmem + VmSwap of /proc/PID/status."""
+    return sum(status_field(status, name, 0) for name in (b"RssAnon", b"RssShmem", b"VmSwap"))
+
+
+def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
+    """Usage of a cgroup less the file pages that the kernel can drop: usage − active_file − inactive_file.
+
+    `stat` is memory.stat of v2, or of v1, where the `total_` figures include the children as usage does.
+    """
+    figures = parse_keyed(stat)
+    prefix = b"total_" if b"total_active_file" in figures else b""
+    return max(0, int(usage) - figures.get(prefix + b"active_file", 0) - figures.get(prefix + b"inactive_file", 0))
+
+
+def boot_id(proc: str = "/proc") -> str:
+    """The kernel's identity of this boot, or the empty string where it is hidden."""
+    try:
+        with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def exe_of(dir_fd: int) -> tuple[int, int] | None:
+    """(device, inode) of the program of the process whose /proc directory is `dir_fd`; None if not permitted."""
+    try:
+        found = os.stat("exe", dir_fd=dir_fd)
+    except (PermissionError, FileNotFoundError):  # another user's process; a kernel thread
+        return None
+    return found.st_dev, found.st_ino
+
+
+def identify(pid: int, proc: str = "/proc") -> Identity:
+    """Who is `pid` now. Raises OSError (ENOENT, ESRCH) if there is no such process."""
+    dir_fd = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        stat = KeptFile("stat", dir_fd=dir_fd)
+        try:
+            return Identity(boot_id(proc), pid, start_time_ticks(stat.read()), exe_of(dir_fd))
+        finally:
+            stat.close()
+    finally:
+        os.close(dir_fd)

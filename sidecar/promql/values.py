@@ -1,0 +1,38 @@
+"""What an expression evaluates to, and how it reaches its data."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from sidecar.model import Labels
+
+
+class Matcher(NamedTuple):
+    """One condition on a label. Regular expressions match the whole value (RE2 anchoring); no label is the empty string."""
+
+    name: str
+    op: Literal["=", "!=", "=~", "!~"]
+    value: str
+
+
+class Series(NamedTuple):
+    """Raw samples of one series in ascending time, stale markers included. Unix seconds; both sequences equally long."""
+
+    labels: Labels
+    times: Sequence[float]
+    values: Sequence[float]
+
+
+Select = Callable[[Sequence[Matcher], float, float], Iterable[Series]]
+"""`select(matchers, start, end)`: every matching series with its samples in the left-open range (start, end]."""
+
+
+class Point(NamedTuple):
+    """One element of an instant vector."""
+
+    labels: Labels
+    value: float
+
+
+Vector = list[Point]
+Matrix = list[Series]
+Value = float | str | Vector | Matrix
