@@ -7,7 +7,7 @@ from sidecar.model import Labels
 
 
 class Matcher(NamedTuple):
-    """One condition on a label. Regular expressions match the whole value (RE2 anchoring); no label is the empty string."""
+    """One condition on a label. Regular expressions match the whole value; an absent label is the empty string."""
 
     name: str
     op: Literal["=", "!=", "=~", "!~"]
@@ -15,7 +15,7 @@ class Matcher(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Raw samples of one series in ascending time, stale markers included. Unix seconds; both sequences equally long."""
+    """Raw samples of one series in ascending time, stale markers included. Times are Unix seconds."""
 
     labels: Labels
     times: Sequence[float]
