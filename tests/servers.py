@@ -1,0 +1,400 @@
+"""Real servers for tests: Prometheus, promtool, Alertmanager and amtool, run from a folder, never installed.
+
+A binary on PATH is used as it is; otherwise Debian's package is fetched with the machine's own apt and unpacked into
+`.cache/servers/`. `python tests/servers.py` fetches them all beforehand. A test that cannot get one is skipped, and
+fails where `CI=true`: there, a missing server would hide a broken promise.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NoReturn
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+CACHE = CHECKOUT / ".cache" / "servers"
+READY_SECONDS = 30.0
+TEMPLATES = b"/usr/share/prometheus/alertmanager"
+
+
+class NoServer(Exception):
+    """A binary that could neither be found nor fetched."""
+
+
+def promtool() -> Path:
+    """The real promtool."""
+    return _binary("prometheus", "promtool")
+
+
+def prometheus() -> Path:
+    """The real Prometheus server."""
+    return _binary("prometheus", "prometheus")
+
+
+def amtool() -> Path:
+    """The real amtool."""
+    return _binary("prometheus-alertmanager", "amtool")
+
+
+def alertmanager() -> Path:
+    """The real Alertmanager. Debian calls its program prometheus-alertmanager."""
+    return _binary("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager")
+
+
+def _binary(package: str, *names: str) -> Path:
+    try:
+        return find_binary(package, *names)
+    except NoServer as error:
+        _do_without(str(error))
+
+
+def _do_without(reason: str) -> NoReturn:
+    import pytest  # only here: `python tests/servers.py` runs before anything is installed
+
+    if os.environ.get("CI", "").lower() in {"true", "1"}:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def find_binary(package: str, *names: str) -> Path:
+    """The first of `names` on PATH, else from Debian's `package`. Raises NoServer."""
+    for name in names:
+        if found := shutil.which(name):
+            return Path(found)
+    folder = _unpacked(package)
+    if isinstance(folder, str):
+        raise NoServer(f"{names[0]} is not on PATH and Debian's package {package} could not be fetched: {folder}")
+    for name in names:
+        if (path := folder / "usr" / "bin" / name).exists():
+            return path
+    raise NoServer(f"Debian's package {package} holds none of {', '.join(names)}; looked in {folder}")
+
+
+@functools.cache
+def _unpacked(package: str) -> Path | str:
+    """Where `package` lies unpacked, or why it does not: remembered, so that a machine without a network asks once."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg")):
+        return "this machine has no apt-get and dpkg; install the program so that it is on PATH"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = CACHE / package
+    with (CACHE / "lock").open("w") as lock:  # several test runs may share a checkout
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder
+        with tempfile.TemporaryDirectory(dir=CACHE) as work:
+            try:
+                _unpack(_download(package, Path(work)), Path(work) / "unpacked")
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                output = (error.stderr or b"").decode(errors="replace").strip()
+                return f"{output or error}; is there a network, and does `apt-get download {package}` work?"
+            (Path(work) / "unpacked").rename(folder)
+    return folder
+
+
+def _download(package: str, work: Path) -> Path:
+    """The package's file, by the machine's lists; where these are missing or outdated, by fresh ones in the cache.
+
+    Lists of our own need no root and leave the machine as it was.
+    """
+    own = [f"-oDir::State::Lists={CACHE / 'apt' / 'lists'}", f"-oDir::Cache={CACHE / 'apt'}"]
+    try:
+        _apt(work, "download", package)
+    except subprocess.CalledProcessError:
+        for part in ("lists/partial", "archives/partial"):
+            (CACHE / "apt" / part).mkdir(parents=True, exist_ok=True)
+        _apt(work, *own, "update")
+        _apt(work, *own, "download", package)
+    return next(work.glob("*.deb"))
+
+
+def _apt(work: Path, *arguments: str) -> None:
+    polite = ["-qq", "-oAcquire::Retries=2", "-oAcquire::http::Timeout=20", "-oAPT::Sandbox::User="]
+    subprocess.run(["apt-get", *polite, *arguments], cwd=work, check=True, capture_output=True, timeout=300)
+
+
+def _unpack(package: Path, folder: Path) -> None:
+    """Unpack, and let Debian's Alertmanager find its templates where it is started instead of where it is installed.
+
+    It reads them from a fixed path below /usr and ends without them. The replacement has the very same length, because
+    the length of a string is written elsewhere in a Go program; `running_alertmanager` starts it in that folder.
+    """
+    subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True, capture_output=True, timeout=120)
+    for program in (folder / "usr" / "bin").iterdir():
+        content = program.read_bytes()
+        if TEMPLATES in content:
+            program.write_bytes(content.replace(TEMPLATES, b"/proc/self/cwd".ljust(len(TEMPLATES), b"/")))
+
+
+def free_port() -> int:
+    """A loopback port on which nothing listens now. For a server of ours prefer port 0."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first truthy answer of `predicate`, asked every 20 ms: only for programs that cannot tell us by themselves.
+
+    AssertionError after `seconds`; they are a lifeline, not a measurement, so make them generous.
+    """
+    deadline = time.monotonic() + seconds
+    while not (answer := predicate()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(0.02)
+    return answer
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers. Lives until its context ends."""
+
+    url: str
+    pid: int
+    log: Path
+
+    def get(self, path: str, **parameters: str | float) -> Any:
+        """The JSON answer to GET `path`. Raises urllib.error.HTTPError on an error status."""
+        with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: Any = None) -> bytes:
+        """The answer to POST `path` with a JSON body. Raises urllib.error.HTTPError on an error status."""
+        request = urllib.request.Request(
+            f"{self.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            content: bytes = answer.read()
+            return content
+
+
+class RunningPrometheus(RunningServer):
+    """A Prometheus that answers."""
+
+    def query(self, expr: str, at: float | None = None) -> Any:
+        """The `data` of an instant query, at Unix time `at` or now: {"resultType": …, "result": [...]}."""
+        return self.get("/api/v1/query", query=expr, **({} if at is None else {"time": at}))["data"]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Its pending and firing alerts."""
+        found: list[dict[str, Any]] = self.get("/api/v1/alerts")["data"]["alerts"]
+        return found
+
+
+class RunningAlertmanager(RunningServer):
+    """An Alertmanager that answers."""
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The alerts it holds. It leaves out resolved ones: those are seen only by a receiver (`webhook_url`)."""
+        found: list[dict[str, Any]] = self.get("/api/v2/alerts")
+        return found
+
+    def send(self, alerts: Sequence[Mapping[str, Any]]) -> None:
+        """Post alerts as a Prometheus does."""
+        self.post("/api/v2/alerts", alerts)
+
+
+@contextlib.contextmanager
+def running_prometheus(
+    config_yaml: str, tmp_path: Path, rule_files: Sequence[Path] = (), flags: Sequence[str] = ()
+) -> Iterator[RunningPrometheus]:
+    """A Prometheus on a free port with `config_yaml` plus `rule_files`; an interval may be as short as 200ms."""
+    folder = Path(tempfile.mkdtemp(prefix="prometheus-", dir=tmp_path))
+    config = folder / "prometheus.yml"
+    if rule_files:
+        config_yaml += f"\nrule_files: {json.dumps([str(path.resolve()) for path in rule_files])}\n"
+    config.write_text(config_yaml)
+    port = free_port()
+    command = [
+        str(prometheus()), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", *flags,
+    ]  # fmt: skip
+    with _running(command, folder / "log", port, folder) as pid:
+        yield RunningPrometheus(f"http://127.0.0.1:{port}", pid, folder / "log")
+
+
+@contextlib.contextmanager
+def running_alertmanager(
+    tmp_path: Path, webhook_url: str = "", config_yaml: str = "", flags: Sequence[str] = ()
+) -> Iterator[RunningAlertmanager]:
+    """A lone Alertmanager on a free port that passes everything, resolves too, on to `webhook_url` without delay."""
+    folder = Path(tempfile.mkdtemp(prefix="alertmanager-", dir=tmp_path))
+    config = folder / "alertmanager.yml"
+    receiver = {"name": "test", "webhook_configs": [{"url": webhook_url, "send_resolved": True}] if webhook_url else []}
+    route = {"receiver": "test", "group_by": ["..."], "group_wait": "0s", "group_interval": "1s"}
+    config.write_text(config_yaml or json.dumps({"route": route, "receivers": [receiver]}))
+    port, program = free_port(), alertmanager()
+    templates = program.parent.parent / "share" / "prometheus" / "alertmanager"  # see _unpack
+    command = [
+        str(program), f"--config.file={config}", f"--storage.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address=", *flags,
+    ]  # fmt: skip
+    with _running(command, folder / "log", port, templates if templates.exists() else folder) as pid:
+        yield RunningAlertmanager(f"http://127.0.0.1:{port}", pid, folder / "log")
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path, port: int, cwd: Path) -> Iterator[int]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_until(lambda: _ready(process, log, port), READY_SECONDS, f"{command[0]} to be ready, see {log}")
+        yield process.pid
+    finally:
+        end(process)
+
+
+def _ready(process: "subprocess.Popen[bytes]", log: Path, port: int) -> bool:
+    assert process.poll() is None, f"ended with {process.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # not listening yet, or listening and answering 503 (HTTPError is an OSError)
+        return False
+
+
+def end(process: "subprocess.Popen[Any]", seconds: float = 10.0) -> int:
+    """SIGTERM, SIGKILL where that is not enough, pipes closed. Returns the exit code; harmless when it has ended."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with contextlib.suppress(BrokenPipeError):  # what was written to a program that has ended
+                pipe.close()
+    return process.wait()
+
+
+@dataclass(frozen=True)
+class Post:
+    """One POST as it arrived. `json` is None where the body is not JSON."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+@dataclass
+class AlertRecorder:
+    """A small real HTTP server: records what is posted and answers as told. Lives until its context ends.
+
+    `status` and `body` are the answer to every later POST (a body may be 100 MB); with `hang` set nothing is answered
+    until it is cleared or the recorder ends. `url` is its root, fit for a list of Alertmanagers or, with a path, for a
+    webhook receiver.
+    """
+
+    status: int = 200
+    body: bytes = b'{"status":"success"}'
+    content_type: str = "application/json"
+    port: int = 0
+    posts: list[Post] = field(default_factory=list)
+    url: str = ""
+
+    def __enter__(self) -> "AlertRecorder":
+        self._arrived = threading.Condition()
+        self._go_on = threading.Event()
+        self._go_on.set()
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), functools.partial(_Recording, self))
+        self._server.daemon_threads = False  # server_close joins its threads then: no socket outlives the test
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._go_on.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def hang(self) -> bool:
+        """Whether posts are left without an answer."""
+        return not self._go_on.is_set()
+
+    @hang.setter
+    def hang(self, hang: bool) -> None:
+        (self._go_on.clear if hang else self._go_on.set)()
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Every alert of every post in order, whether posted as a bare list (API v2) or inside a webhook's message."""
+        with self._arrived:
+            bodies = [post.json for post in self.posts]
+        lists = [body.get("alerts", []) if isinstance(body, dict) else body or [] for body in bodies]
+        return [alert for alerts in lists for alert in alerts]
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Until `condition` is true, asked anew at each post. AssertionError after `seconds`."""
+        with self._arrived:
+            assert self._arrived.wait_for(condition, seconds), f"waited {seconds:g} s in vain: {what}"
+
+    def note(self, post: Post) -> None:
+        """Record a post and wake who waits for it."""
+        with self._arrived:
+            self.posts.append(post)
+            self._arrived.notify_all()
+
+    def await_permission(self) -> None:
+        """Wait while `hang` is set."""
+        self._go_on.wait()
+
+
+class _Recording(BaseHTTPRequestHandler):
+    timeout = 10  # a client that connects and says nothing must not keep the recorder from ending
+
+    def __init__(self, recorder: AlertRecorder, *arguments: Any) -> None:
+        self.recorder = recorder
+        super().__init__(*arguments)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.recorder.note(Post(self.path, dict(self.headers.items()), body))
+        self.recorder.await_permission()
+        with contextlib.suppress(ConnectionError):  # a client may stop reading 100 MB, or have given up while we hung
+            self.send_response(self.recorder.status)
+            self.send_header("Content-Type", self.recorder.content_type)
+            self.send_header("Content-Length", str(len(self.recorder.body)))
+            self.end_headers()
+            self.wfile.write(self.recorder.body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Keep quiet: a test says what matters."""
+
+
+if __name__ == "__main__":
+    try:
+        for package, *names in (
+            ("prometheus", "prometheus"), ("prometheus", "promtool"),
+            ("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager"),
+            ("prometheus-alertmanager", "amtool"),
+        ):  # fmt: skip
+            print(find_binary(package, *names))
+    except NoServer as error:
+        sys.exit(f"{error}\nWithout CI=true the tests that need it are skipped.")
