@@ -1,0 +1,142 @@
+"""What guard and desk say to each other: JSON messages over a SOCK_SEQPACKET pair, never waited for.
+
+The desk says hello (once, when its configuration is good), beat, watch, unwatch, orders, deliver and ack.
+The guard says welcome (in answer to hello), applied (orders are in force) and event. Whoever cannot read a
+message counts it and goes on; a version that differs ends the desk, because both always come from one package.
+"""
+
+import json
+import socket
+from typing import Any, Literal, NamedTuple
+
+from sidecar.procfs import Identity
+
+VERSION = 1
+MAX_MESSAGE_BYTES = 65536
+
+Cleanup = Literal["light", "standard", "aggressive"]
+
+
+class Basis(NamedTuple):
+    """How used bytes are read: `anon` and `rss` of the process, or `cgroup`: usage less file pages, from two files."""
+
+    kind: Literal["anon", "rss", "cgroup"]
+    usage: str = ""
+    stat: str = ""
+
+
+class Channel(NamedTuple):
+    """One way to ask for a cleanup: a signal number, or an URL for a POST."""
+
+    kind: Literal["signal", "http"]
+    signal: int = 0
+    url: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    timeout_seconds: float = 10.0
+
+
+class Order(NamedTuple):
+    """Ask `target` for a cleanup if its used bytes are over `line_bytes`; `labels` name the alert it comes from.
+
+    A standing order waits for the crossing; it is carried out at most `times` times, not before
+    `not_before_seconds` from now, each time `again_after_seconds` after the last, and ends after `valid_seconds`.
+    Without a line it is carried out as it is. `dry_run` walks through every check and stops before delivery.
+    """
+
+    id: str
+    target: str
+    cleanup: Cleanup
+    channels: tuple[Channel, ...]
+    labels: dict[str, str]
+    line_bytes: float | None
+    inclusive: bool = False
+    times: int = 1
+    not_before_seconds: float = 0.0
+    again_after_seconds: float = 300.0
+    valid_seconds: float = 600.0
+    dry_run: bool = False
+
+    def crossed(self, used_bytes: float) -> bool:
+        """Whether the rule's own comparison holds."""
+        if self.line_bytes is None:
+            return True
+        return used_bytes >= self.line_bytes if self.inclusive else used_bytes > self.line_bytes
+
+
+class Event(NamedTuple):
+    """What the guard saw or did. `number` grows by one; `at` is Unix time; `detail` holds plain JSON values.
+
+    Kinds: crossed, delivered, answered, refused, failed, spent (no channel is left), recovered (below the line
+    again when about to act), gone (the process ended), changed (it is another program now), unreadable.
+    """
+
+    number: int
+    at: float
+    kind: str
+    target: str
+    order: str
+    detail: dict[str, Any]
+
+
+def encode(kind: str, **body: Any) -> bytes:
+    """A message as bytes. Raises ValueError if it is larger than a message may be."""
+    data = json.dumps({"v": VERSION, "type": kind, **body}, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a {kind} message of {len(data)} bytes is more than {MAX_MESSAGE_BYTES}")
+    return data
+
+
+def decode(data: bytes) -> tuple[str, dict[str, Any]]:
+    """The kind and the body of a message. Raises ValueError if it is none, or of another version."""
+    body = json.loads(data)
+    if not isinstance(body, dict) or body.pop("v", None) != VERSION:
+        raise ValueError("not a message of this version")
+    return str(body.pop("type", "")), body
+
+
+def identity(raw: list[Any]) -> Identity:
+    """An identity as it came over the wire."""
+    boot, pid, start, exe = raw
+    return Identity(str(boot), int(pid), int(start), (int(exe[0]), int(exe[1])) if exe else None)
+
+
+def order(raw: list[Any]) -> Order:
+    """An order as it came over the wire. Raises TypeError or ValueError if it is none."""
+    made = Order(*raw)
+    channels = tuple(
+        Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
+        for kind, number, url, headers, timeout in made.channels
+    )
+    return made._replace(channels=channels, labels=dict(made.labels))
+
+
+def event(raw: list[Any]) -> Event:
+    """An event as it came over the wire."""
+    made = Event(*raw)
+    return made._replace(number=int(made.number), at=float(made.at), detail=dict(made.detail))
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends: the guard's, which never blocks, and the one to be inherited by a child."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def receive(sock: socket.socket) -> bytes | None:
+    """The next message, None if there is none now, b"" at the end."""
+    try:
+        return sock.recv(MAX_MESSAGE_BYTES)
+    except BlockingIOError:
+        return None
+    except ConnectionError:
+        return b""
+
+
+def send(sock: socket.socket, data: bytes) -> bool:
+    """Send without waiting. False if the other side has no room now or is gone."""
+    try:
+        sock.send(data)
+    except (BlockingIOError, ConnectionError):
+        return False
+    return True
