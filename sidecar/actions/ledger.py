@@ -1,0 +1,235 @@
+"""The record of what was tried and what came of it: bounded, and counted for /metrics."""
+
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import Any, Literal
+
+from sidecar.actions.verify import Verdict
+from sidecar.guard.wire import Event
+from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+
+Outcome = Literal["effective", "partial", "ineffective", "unknown", "undelivered", "refused", "skipped", "dry_run"]
+
+CLEANUPS = Metric("rag_cleanups_total", "counter", "Cleanups asked for, by how they ended.")
+REFUSED = Metric("rag_cleanup_refused_total", "counter", "Times a channel could not be used, by reason.")
+REBOUNDS = Metric("rag_cleanup_rebounds_total", "counter",
+                  "Cleanups whose freed memory came back within the rebound time, beyond the growth seen before.")
+FREED = Metric("rag_cleanup_freed_bytes_total", "counter", "Bytes that cleanups freed, measured from outside.")
+LAST_FREED = Metric("rag_cleanup_last_freed_bytes", "gauge", "Bytes the last judged cleanup freed; may be negative.")
+DURATION = Metric("rag_cleanup_duration_seconds", "gauge", "How long the last cleanup took until the target answered.")
+LAST_TIME = Metric("rag_cleanup_last_timestamp_seconds", "gauge", "When the last cleanup was delivered, in Unix time.")
+DELIVERY = Metric("rag_cleanup_delivery_seconds", "histogram", "From the crossing of the line to the delivery.")
+METRICS = (CLEANUPS, REFUSED, REBOUNDS, FREED, LAST_FREED, DURATION, LAST_TIME, DELIVERY)
+
+DELIVERY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+KEPT_ATTEMPTS = 500
+UNANSWERED_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One cleanup that was begun. Times are Unix seconds; `outcome` is empty until the end is known.
+
+    `growth` is the growth of used bytes before it, in bytes per second. `refusals` are (channel, reason).
+    """
+
+    id: str
+    target: str
+    cleanup: str
+    labels: Mapping[str, str]
+    line_bytes: float | None
+    before_bytes: float
+    growth: float
+    started_at: float
+    trigger: str = "rule"
+    dry_run: bool = False
+    channel: str = ""
+    refusals: tuple[tuple[str, str], ...] = ()
+    delivered_at: float | None = None
+    delivery_seconds: float | None = None
+    answered_at: float | None = None
+    duration_seconds: float | None = None
+    outcome: Outcome | Literal[""] = ""
+    reason: str = ""
+    ended_at: float | None = None
+    after_bytes: float | None = None
+    freed_bytes: float | None = None
+    rebounded: bool | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The row of `GET /api/v1/actions`."""
+        return {
+            "id": self.id, "target": self.target, "cleanup": self.cleanup, "channel": self.channel,
+            "trigger": self.trigger, "outcome": self.outcome or "running", "reason": self.reason,
+            "alert": dict(self.labels), "line_bytes": self.line_bytes, "before_bytes": self.before_bytes,
+            "after_bytes": self.after_bytes, "freed_bytes": self.freed_bytes, "started_at": self.started_at,
+            "delivered_at": self.delivered_at, "delivery_seconds": self.delivery_seconds,
+            "duration_seconds": self.duration_seconds, "ended_at": self.ended_at, "rebounded": self.rebounded,
+            "refusals": [{"channel": channel, "reason": reason} for channel, reason in self.refusals],
+        }
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted for one target. Lives as long as the target is configured."""
+
+    outcomes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    rebounds: int = 0
+    freed_bytes: float = 0.0
+    last: Attempt | None = None
+    last_judged: Attempt | None = None
+    delivery_counts: list[int] = field(default_factory=lambda: [0] * (len(DELIVERY_BUCKETS) + 1))
+    delivery_sum: float = 0.0
+
+
+class Ledger:
+    """Every attempt of this run, the newest `KEPT_ATTEMPTS`. Written by the tick only; lives as long as the desk."""
+
+    def __init__(self) -> None:
+        self.disarmed: dict[str, dict[str, str]] = {}
+        self.undelivered: Counter[str] = Counter()
+        self._attempts: dict[str, Attempt] = {}
+        self._order: deque[str] = deque()
+        self._tallies: dict[str, Tally] = {}
+
+    def attempts(self, target: str | None = None) -> list[Attempt]:
+        """Newest first; of one target or of all."""
+        return [a for i in reversed(self._order) if (a := self._attempts[i]) and target in (None, a.target)]
+
+    def open(self, target: str | None = None) -> list[Attempt]:
+        """Those whose end is not known yet."""
+        return [attempt for attempt in self.attempts(target) if not attempt.outcome]
+
+    def take_in(self, event: Event, growth: Callable[[str, float], float]) -> Attempt | None:
+        """Write down what the guard tells; the attempt as it is afterwards, None if the event is about none."""
+        if event.kind == "crossed":
+            return self._begin(event, growth(event.target, event.at))
+        if event.kind in ("gone", "changed"):
+            for attempt in self.open(event.target):
+                self.close(attempt.id, "unknown", event.at, reason=f"target_{event.kind}")
+            self.disarmed.pop(event.target, None)
+            return None
+        known = self._attempts.get(event.order)
+        if known is None or known.outcome:
+            return None
+        channel = str(event.detail.get("channel", ""))
+        if event.kind == "delivered":
+            return self._delivered(known, event, channel)
+        if event.kind == "answered":
+            return self._answered(known, event, channel)
+        if event.kind in ("refused", "failed"):
+            return self._not_taken(known, event, channel)
+        if event.kind == "spent":
+            refused = bool(known.refusals) and not known.reason.startswith("failed:")
+            reason = known.reason.removeprefix("failed:")
+            return self.close(known.id, "refused" if refused else "undelivered", event.at, reason=reason)
+        return None
+
+    def _begin(self, event: Event, growth: float) -> Attempt | None:
+        if event.order in self._attempts:
+            return None  # told again by a guard that did not hear our acknowledgement
+        detail = event.detail
+        line = detail.get("line_bytes")
+        made = Attempt(event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
+                       None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
+                       dry_run=bool(detail.get("dry_run")))
+        self._attempts[made.id] = made
+        self._order.append(made.id)
+        if len(self._order) > KEPT_ATTEMPTS:
+            del self._attempts[self._order.popleft()]
+        return made
+
+    def _put(self, attempt: Attempt) -> Attempt:
+        self._attempts[attempt.id] = attempt
+        return attempt
+
+    def _delivered(self, known: Attempt, event: Event, channel: str) -> Attempt:
+        tally, seconds = self._tally(known.target), float(event.detail["delivery_seconds"])
+        if not known.dry_run:
+            tally.delivery_counts[bisect_left(DELIVERY_BUCKETS, seconds)] += 1
+            tally.delivery_sum += seconds
+        made = replace(known, channel=channel, delivered_at=event.at, delivery_seconds=seconds)
+        tally.last = made
+        return self._put(made)
+
+    def _answered(self, known: Attempt, event: Event, channel: str) -> Attempt:
+        made = self._put(replace(known, channel=channel, answered_at=event.at,
+                                 duration_seconds=float(event.detail["duration_seconds"])))
+        self.undelivered.pop(known.target, None)
+        self._tally(known.target).last = made
+        return self.close(made.id, "dry_run", event.at) if known.dry_run else made
+
+    def _not_taken(self, known: Attempt, event: Event, channel: str) -> Attempt:
+        reason = str(event.detail.get("reason", ""))
+        self._tally(known.target).refused[known.cleanup, channel, reason] += 1
+        if event.kind == "failed":
+            return self._put(replace(known, channel=channel, reason=f"failed:{reason}"))
+        if channel and reason not in ("gone", "changed", "no_courier"):
+            self.disarmed.setdefault(known.target, {})[channel] = reason
+        kept = known.reason or reason
+        return self._put(replace(known, channel=channel, reason=kept, refusals=(*known.refusals, (channel, reason))))
+
+    def close(self, attempt_id: str, outcome: Outcome, at: float, *, reason: str = "",
+              verdict: Verdict | None = None) -> Attempt:
+        """The end of an attempt: counted once, here."""
+        known = self._attempts[attempt_id]
+        made = self._put(replace(known, outcome=outcome, ended_at=at, reason=reason,
+                                 after_bytes=verdict.after_bytes if verdict else None,
+                                 freed_bytes=verdict.freed_bytes if verdict else None))
+        tally = self._tally(made.target)
+        tally.outcomes[made.cleanup, made.channel, made.trigger, outcome] += 1
+        if verdict:
+            tally.last_judged = made
+            tally.freed_bytes += max(0.0, verdict.freed_bytes)
+        if outcome in ("undelivered", "refused"):
+            self.undelivered[made.target] += 1
+        return made
+
+    def note_rebound(self, attempt_id: str, rebounded: bool) -> Attempt:
+        """What was freed did, or did not, come back."""
+        made = self._put(replace(self._attempts[attempt_id], rebounded=rebounded))
+        self._tally(made.target).rebounds += rebounded
+        return made
+
+    def rearm(self, target: str) -> None:
+        """No gate is open: the incident is over, and channels that were unusable may be tried again next time."""
+        self.disarmed.pop(target, None)
+        self.undelivered.pop(target, None)
+
+    def _tally(self, target: str) -> Tally:
+        return self._tallies.setdefault(target, Tally())
+
+    def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
+        """Every counter of the targets whose base labels are given."""
+        found: list[Sample] = []
+        for base in bases:
+            tally = self._tally(base["target"])
+
+            def put(name: str, value: float, base: Labels = base, **labels: str) -> None:
+                found.append(Sample(base.merged({METRIC_NAME: name, **labels}), value, at))
+
+            for (cleanup, channel, trigger, outcome), count in tally.outcomes.items():
+                put(CLEANUPS.name, count, cleanup=cleanup, channel=channel, trigger=trigger, outcome=outcome)
+            for (cleanup, channel, reason), count in tally.refused.items():
+                put(REFUSED.name, count, cleanup=cleanup, channel=channel, reason=reason)
+            put(REBOUNDS.name, tally.rebounds)
+            put(FREED.name, tally.freed_bytes)
+            if tally.last_judged and tally.last_judged.freed_bytes is not None:
+                put(LAST_FREED.name, tally.last_judged.freed_bytes)
+            if tally.last and tally.last.duration_seconds is not None:
+                put(DURATION.name, tally.last.duration_seconds)
+            if tally.last and tally.last.delivered_at is not None:
+                put(LAST_TIME.name, tally.last.delivered_at)
+            _histogram(put, tally)
+        return found
+
+
+def _histogram(put: Callable[..., None], tally: Tally) -> None:
+    for bound, count in zip((*map(str, DELIVERY_BUCKETS), "+Inf"), accumulate(tally.delivery_counts), strict=True):
+        put(f"{DELIVERY.name}_bucket", count, le=bound)
+    put(f"{DELIVERY.name}_sum", tally.delivery_sum)
+    put(f"{DELIVERY.name}_count", sum(tally.delivery_counts))

@@ -1,0 +1,205 @@
+"""What to do, and why. Pure: the same facts and the same time give the same decisions. Doing nothing has a reason too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from sidecar.actions.ledger import Attempt, Ledger
+from sidecar.actions.options import STRENGTH, Mode, Options
+from sidecar.guard.wire import Channel, Cleanup, Order
+
+MOST_TIMES = 3
+"""How often the guard may carry out a standing order by itself while no desk judges what the last one did."""
+
+BACKOFF_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
+SHORTEST_PAUSE_SECONDS = 1.0
+PAUSE_PER_DURATION = 10.0
+
+
+class Reason(StrEnum):
+    """Why a decision is what it is."""
+
+    ACT = "act"
+    STANDING = "standing_order"  # the guard acts by itself when the line is crossed
+    BELOW = "below_threshold"
+    OBSERVE = "mode_observe"
+    UNARMED = "no_threshold_of_its_own"
+    KILL_SWITCH = "kill_switch"
+    DOWN = "target_down"
+    STALE = "stale_data"
+    NO_CHANNEL = "no_usable_channel"
+    WARMUP = "warming_up"
+    IN_FLIGHT = "in_flight"
+    SETTLING = "settling"
+    COOLDOWN = "cooldown"
+    BACKOFF = "undelivered_backoff"
+    MIN_INTERVAL = "min_interval"
+    MAX_CONCURRENT = "max_concurrent"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One target as the policy sees it. `fresh` is whether its used bytes have been read just now.
+
+    `channels` are those that serve each cleanup, in the order in which they are tried. `armed` is False where
+    nobody chose the thresholds.
+    """
+
+    name: str
+    up: bool
+    fresh: bool
+    armed: bool
+    age_seconds: float
+    mode: Mode
+    channels: Mapping[Cleanup, tuple[Channel, ...]]
+
+
+class Gate(NamedTuple):
+    """An alert that asks for a cleanup: is its own comparison true now, and may it act (its `for` has passed)?
+
+    `standing` gates are the guard's: their line stands there as an order.
+    """
+
+    target: str
+    level: str
+    wanted: Cleanup
+    labels: Mapping[str, str]
+    open: bool
+    ripe: bool
+    standing: bool
+    line_bytes: float | None
+    inclusive: bool
+
+
+class Decision(NamedTuple):
+    """What to do about one target now, and why. `order` only where `reason` is ACT."""
+
+    target: str
+    reason: Reason
+    cleanup: str = ""
+    order: Order | None = None
+
+
+class Armed(NamedTuple):
+    """A standing order and the moment (Unix seconds) before which it may not be carried out."""
+
+    order: Order
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The options, with the state of the kill-switch at this tick."""
+
+    options: Options
+    kill_switch: bool
+
+    def decide(self, subjects: Sequence[Subject], gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Decision]:
+        """One decision for each target; at most one of them acts when only one action at a time is allowed."""
+        decisions: list[Decision] = []
+        running = sum(attempt.answered_at is None for attempt in ledger.open())
+        for subject in subjects:
+            mine = [gate for gate in gates if gate.target == subject.name and gate.open]
+            decision = self._decide(subject, mine, ledger, now, running)
+            running += decision.reason is Reason.ACT
+            decisions.append(decision)
+        return decisions
+
+    def _decide(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float, running: int) -> Decision:
+        ripe = [gate for gate in gates if gate.ripe]
+        if not ripe:
+            return Decision(subject.name, Reason.DOWN if not subject.up else Reason.BELOW)
+        gate = max(ripe, key=lambda gate: STRENGTH[self._entry(gate)])
+        cleanup = self._capped(gate, ripe)
+        channels = usable(subject, cleanup, ledger)
+        reason = self._hold(subject, gate, channels) or (
+            self._held_back(subject, cleanup, ledger, now, running) if not gate.standing else Reason.STANDING)
+        if reason:
+            return Decision(subject.name, reason, cleanup)
+        order = Order(f"{subject.name}.{cleanup}.{now:.3f}", subject.name, cleanup, channels, dict(gate.labels),
+                      gate.line_bytes, gate.inclusive, dry_run=subject.mode == "dry_run")
+        return Decision(subject.name, Reason.ACT, cleanup, order)
+
+    def stand(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Armed]:
+        """The standing orders for a target: what the guard is to do by itself, and from when on."""
+        found = []
+        for gate in gates:
+            cleanup = self._entry(gate)
+            channels = usable(subject, cleanup, ledger)
+            if not gate.standing or gate.line_bytes is None or self._hold(subject, gate, channels):
+                continue
+            order = Order(f"{subject.name}.{cleanup}", subject.name, cleanup, channels, dict(gate.labels),
+                          gate.line_bytes, gate.inclusive, times=MOST_TIMES,
+                          again_after_seconds=self.options.cooldown_seconds[cleanup],
+                          dry_run=subject.mode == "dry_run")
+            found.append(Armed(order, self._free_from(subject.name, cleanup, ledger)))
+        return found
+
+    def _entry(self, gate: Gate) -> Cleanup:
+        policy = self.options.policies.get(gate.level)
+        return policy.entry if policy else gate.wanted
+
+    def _capped(self, gate: Gate, ripe: Sequence[Gate]) -> Cleanup:
+        """Never stronger than the strongest policy among the gates that are open now allows."""
+        caps = [policy.max if (policy := self.options.policies.get(each.level)) else each.wanted for each in ripe]
+        return min(self._entry(gate), max(caps, key=STRENGTH.__getitem__), key=STRENGTH.__getitem__)
+
+    def _hold(self, subject: Subject, gate: Gate, channels: Sequence[Channel]) -> Reason | None:
+        """The interlocks: they hold for every level."""
+        checks = (
+            (Reason.DOWN, not subject.up),
+            (Reason.STALE, not subject.fresh),
+            (Reason.OBSERVE, subject.mode == "observe"),
+            (Reason.UNARMED, not subject.armed),
+            (Reason.KILL_SWITCH, self.kill_switch),
+            (Reason.NO_CHANNEL, not channels),
+        )
+        return next((reason for reason, holds in checks if holds), None)
+
+    def _held_back(self, subject: Subject, cleanup: Cleanup, ledger: Ledger, now: float, running: int) -> Reason | None:
+        """What holds an action back for a while; critical ones, which stand as orders at the guard, are exempt."""
+        options, past = self.options, ledger.attempts(subject.name)
+        unjudged = [attempt for attempt in past if not attempt.outcome]
+        backoff = ledger.undelivered[subject.name]
+        latest = max((attempt.started_at for attempt in ledger.attempts()), default=0.0)
+        checks = (
+            (Reason.WARMUP, subject.age_seconds < options.warmup_seconds),
+            (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
+            (Reason.SETTLING, bool(unjudged)),
+            (Reason.MAX_CONCURRENT, running >= options.max_concurrent),
+            (Reason.BACKOFF, bool(backoff and past) and now < (past[0].ended_at or 0.0) + _backoff(backoff)),
+            (Reason.COOLDOWN, now < self._free_from(subject.name, cleanup, ledger)),
+            (Reason.MIN_INTERVAL, now < latest + options.min_interval_seconds and not _last_helped(past)),
+        )
+        return next((reason for reason, holds in checks if holds), None)
+
+    def _free_from(self, target: str, cleanup: Cleanup, ledger: Ledger) -> float:
+        """When this cleanup may be tried again, in Unix seconds.
+
+        What helped only rests for ten times its own duration. What did not, or is not judged yet, cools down from
+        its answer on. What was never delivered costs nothing here.
+        """
+        for attempt in ledger.attempts(target):
+            if attempt.cleanup != cleanup or attempt.outcome in ("undelivered", "refused", "skipped"):
+                continue
+            done = attempt.answered_at or attempt.delivered_at or attempt.started_at
+            if attempt.outcome == "effective":
+                rest = PAUSE_PER_DURATION * (attempt.duration_seconds or 0.0)
+                return done + max(SHORTEST_PAUSE_SECONDS, rest)
+            return done + self.options.cooldown_seconds[cleanup]
+        return 0.0
+
+
+def usable(subject: Subject, cleanup: Cleanup, ledger: Ledger) -> tuple[Channel, ...]:
+    """The channels for this cleanup that have not been found unusable in this incident."""
+    disarmed = ledger.disarmed.get(subject.name, {})
+    return tuple(channel for channel in subject.channels.get(cleanup, ()) if channel.kind not in disarmed)
+
+
+def _backoff(count: int) -> float:
+    return BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS)) - 1]
+
+
+def _last_helped(past: Sequence[Attempt]) -> bool:
+    return bool(past) and past[0].outcome == "effective"
