@@ -1,4 +1,4 @@
-"""What to do, and why. Pure: the same facts and the same time give the same decisions. Doing nothing has a reason too."""
+"""What to do, and why. Pure: the same facts at the same time give the same decisions. Doing nothing has a reason too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ MOST_TIMES = 3
 BACKOFF_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
 SHORTEST_PAUSE_SECONDS = 1.0
 PAUSE_PER_DURATION = 10.0
+NEVER_DELIVERED = ("undelivered", "refused", "skipped")
 
 
 class Reason(StrEnum):
@@ -133,7 +134,7 @@ class Policy:
                           gate.line_bytes, gate.inclusive, times=MOST_TIMES,
                           again_after_seconds=self.options.cooldown_seconds[cleanup],
                           dry_run=subject.mode == "dry_run")
-            found.append(Armed(order, self._free_from(subject.name, cleanup, ledger)))
+            found.append(Armed(order, self._free_from(subject.name, cleanup, ledger)[0]))
         return found
 
     def _entry(self, gate: Gate) -> Cleanup:
@@ -161,44 +162,43 @@ class Policy:
         """What holds an action back for a while; critical ones, which stand as orders at the guard, are exempt."""
         options, past = self.options, ledger.attempts(subject.name)
         unjudged = [attempt for attempt in past if not attempt.outcome]
-        backoff = ledger.undelivered[subject.name]
+        free_from, resting = self._free_from(subject.name, cleanup, ledger)
         latest = max((attempt.started_at for attempt in ledger.attempts()), default=0.0)
         checks = (
             (Reason.WARMUP, subject.age_seconds < options.warmup_seconds),
             (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
             (Reason.SETTLING, bool(unjudged)),
             (Reason.MAX_CONCURRENT, running >= options.max_concurrent),
-            (Reason.BACKOFF, bool(backoff and past) and now < (past[0].ended_at or 0.0) + _backoff(backoff)),
-            (Reason.COOLDOWN, now < self._free_from(subject.name, cleanup, ledger)),
+            (resting, now < free_from),
             (Reason.MIN_INTERVAL, now < latest + options.min_interval_seconds and not _last_helped(past)),
         )
         return next((reason for reason, holds in checks if holds), None)
 
-    def _free_from(self, target: str, cleanup: Cleanup, ledger: Ledger) -> float:
-        """When this cleanup may be tried again, in Unix seconds.
+    def _free_from(self, target: str, cleanup: Cleanup, ledger: Ledger) -> tuple[float, Reason]:
+        """When this cleanup may be tried again, in Unix seconds, and what it waits for until then.
 
         What helped only rests for ten times its own duration. What did not, or is not judged yet, cools down from
-        its answer on. What was never delivered costs nothing here.
+        its answer on. What was never delivered costs no cooldown: it is tried again soon, later each time.
         """
-        for attempt in ledger.attempts(target):
-            if attempt.cleanup != cleanup or attempt.outcome in ("undelivered", "refused", "skipped"):
+        past = ledger.attempts(target)
+        if past and past[0].outcome in NEVER_DELIVERED:
+            step = min(ledger.undelivered[target], len(BACKOFF_SECONDS)) - 1
+            return (past[0].ended_at or 0.0) + BACKOFF_SECONDS[max(0, step)], Reason.BACKOFF
+        for attempt in past:
+            if attempt.cleanup != cleanup or attempt.outcome in NEVER_DELIVERED:
                 continue
             done = attempt.answered_at or attempt.delivered_at or attempt.started_at
             if attempt.outcome == "effective":
                 rest = PAUSE_PER_DURATION * (attempt.duration_seconds or 0.0)
-                return done + max(SHORTEST_PAUSE_SECONDS, rest)
-            return done + self.options.cooldown_seconds[cleanup]
-        return 0.0
+                return done + max(SHORTEST_PAUSE_SECONDS, rest), Reason.COOLDOWN
+            return done + self.options.cooldown_seconds[cleanup], Reason.COOLDOWN
+        return 0.0, Reason.COOLDOWN
 
 
 def usable(subject: Subject, cleanup: Cleanup, ledger: Ledger) -> tuple[Channel, ...]:
     """The channels for this cleanup that have not been found unusable in this incident."""
     disarmed = ledger.disarmed.get(subject.name, {})
     return tuple(channel for channel in subject.channels.get(cleanup, ()) if channel.kind not in disarmed)
-
-
-def _backoff(count: int) -> float:
-    return BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS)) - 1]
 
 
 def _last_helped(past: Sequence[Attempt]) -> bool:
