@@ -1,0 +1,89 @@
+"""Fixtures that every test may use: real target programs, free ports, the checkout."""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import servers
+from servers import wait_until as wait_until
+
+READY_SECONDS = 30.0
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the repository."""
+    return servers.CHECKOUT
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port on which nothing listens."""
+    return servers.free_port()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A running program of tests/targets. Lives until its test ends. `said` is what followed `ready`: {"http": …}."""
+
+    process: "subprocess.Popen[bytes]"
+    said: dict[str, str]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def url(self) -> str:
+        """Where it serves HTTP."""
+        return f"http://127.0.0.1:{self.said['http']}"
+
+    def tell(self, command: str) -> int:
+        """Have a command carried out (`grow MIB`, `drop`, `rate MB_PER_S`). Returns the bytes it holds then."""
+        assert self.process.stdin
+        self.process.stdin.write(f"{command}\n".encode())
+        self.process.stdin.flush()
+        return int(read_line(self.process, f"the answer to {command!r}"))
+
+
+def read_line(process: "subprocess.Popen[bytes]", what: str, seconds: float = READY_SECONDS) -> str:
+    """The next line of a program's stdout. AssertionError where it ends or keeps silent for `seconds`."""
+    assert process.stdout
+    fd, line, deadline = process.stdout.fileno(), b"", time.monotonic() + seconds
+    while not line.endswith(b"\n"):
+        readable, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        assert readable, f"waited {seconds:g} s in vain for {what} of {process.args!r}"
+        byte = os.read(fd, 1)  # byte by byte: a buffer would hide the next line from select
+        assert byte, f"{process.args!r} ended with {process.wait(seconds)} before {what}"
+        line += byte
+    return line.decode().strip()
+
+
+@pytest.fixture
+def spawn(checkout: Path) -> Iterator[Callable[..., Target]]:
+    """Start `tests/targets/NAME.py` for real: `spawn("leaky", "--rate", "50", python=…)`; more goes to Popen.
+
+    Returns when it has said `ready`. Whatever happens, it is ended by its pid when the test ends.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, *arguments: str, python: str = sys.executable, **popen: Any) -> Target:
+        program = checkout / "tests" / "targets" / f"{name}.py"
+        command = [python, str(program), *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **popen)
+        started.append(process)
+        word, *said = read_line(process, "ready").split()
+        assert word == "ready", f"{program} said {word!r} before ready"
+        return Target(process, dict(pair.split("=", 1) for pair in said))
+
+    yield start
+    for process in reversed(started):
+        servers.end(process)
