@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sidecar.procfs import Identity
+
 METRIC_NAME = "__name__"
 
 STALE = struct.unpack("<d", struct.pack("<Q", 0x7FF0000000000002))[0]
@@ -79,6 +81,17 @@ class Metric(NamedTuple):
     name: str
     type: Literal["gauge", "counter", "histogram", "info"]
     help: str
+
+
+class Target(NamedTuple):
+    """One configured target in one round of discovery: `identity` is None while its process is not there.
+
+    `base` are the labels that each of its series carries: target, job and instance.
+    """
+
+    name: str
+    base: Labels
+    identity: Identity | None
 
 
 AlertState = Literal["inactive", "pending", "firing"]

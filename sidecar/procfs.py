@@ -136,3 +136,12 @@ def identify(pid: int, proc: str = "/proc") -> Identity:
             stat.close()
     finally:
         os.close(dir_fd)
+
+
+def boot_time(proc: str = "/proc") -> float:
+    """When the machine was booted, in Unix seconds: the btime line of /proc/stat. 0 where it is hidden."""
+    try:
+        with open(f"{proc}/stat", "rb") as file:
+            return next((float(line[6:]) for line in file if line.startswith(b"btime ")), 0.0)
+    except OSError:
+        return 0.0

@@ -1,4 +1,4 @@
-"""What to do, and why. Pure: the same facts at the same time give the same decisions. Doing nothing has a reason too."""
+"""What to do, and why. Pure: the same facts at one time give the same decisions. Doing nothing has a reason too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

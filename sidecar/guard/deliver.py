@@ -14,7 +14,7 @@ from sidecar.guard.wire import Channel, Order, receive, send
 PENDING_SECONDS = 30.0
 GRACE_SECONDS = 1.0
 
-Tell = Callable[..., None]
+Tell = Callable[..., int]
 
 
 class Flight:
@@ -38,6 +38,7 @@ class Deliveries:
     def __init__(self, tell: Tell) -> None:
         self.kill_switch = ""
         self.courier: socket.socket | None = None
+        self.last_begun: dict[str, int] = {}
         self._tell = tell
         self._flights: dict[str, Flight] = {}
         self._count = 0
@@ -48,8 +49,9 @@ class Deliveries:
             return False
         self._count += 1
         attempt = f"{order.id}.{self._count}"
-        self._tell("crossed", watch.target, attempt, order=order.id, cleanup=order.cleanup, labels=order.labels,
-                   used_bytes=watch.used_bytes, line_bytes=order.line_bytes, dry_run=order.dry_run)
+        self.last_begun[watch.target] = self._tell(
+            "crossed", watch.target, attempt, cleanup=order.cleanup, labels=order.labels,
+            used_bytes=watch.used_bytes, line_bytes=order.line_bytes, dry_run=order.dry_run)
         if self.kill_switch and os.path.exists(self.kill_switch):
             self._tell("refused", watch.target, attempt, reason="kill_switch", channel="", message=self.kill_switch)
             self._tell("spent", watch.target, attempt)
@@ -99,7 +101,7 @@ class Deliveries:
         return None
 
     def _post(self, flight: Flight, channel: Channel) -> tuple[str, str] | None:
-        """Hand the POST to the courier."""
+        """Hand the POST to the courier. A refusal is its reason, one word and one sentence."""
         if flight.order.dry_run:
             self._delivered(flight, channel.timeout_seconds)
             return None
@@ -148,6 +150,8 @@ class Deliveries:
 
     def courier_gone(self) -> None:
         """The courier has died: what it carried is undelivered."""
+        if self.courier:
+            self.courier.close()
         self.courier = None
         for flight in [f for f in self._flights.values() if f.channel and f.channel.kind == "http"]:
             self._failed(flight, "no_courier", "the courier process ended")

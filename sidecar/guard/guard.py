@@ -169,8 +169,8 @@ class Guard:
                 "welcome", program_pid=self._program_pid, starts=self._desk.starts,
                 watched=self._watchlist.identities()))
 
-    def _orders(self, target: str, orders: list[list[object]], serial: int) -> None:
-        self._watchlist.stand(target, orders)
+    def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
+        self._watchlist.stand(target, orders, seen)
         if self._desk.sock:
             wire.send(self._desk.sock, wire.encode("applied", serial=serial))
 

@@ -22,13 +22,14 @@ class FlightRecord:
         self._last = 0
         self._sent = 0
 
-    def tell(self, kind: str, target: str, order: str = "", **detail: Any) -> None:
-        """Write an event down. When the record is full the oldest is given up and counted."""
+    def tell(self, kind: str, target: str, order: str = "", **detail: Any) -> int:
+        """Write an event down and give its number. When the record is full the oldest is given up and counted."""
         self._last += 1
         if len(self._events) == KEPT_EVENTS:
             self._events.popleft()
             self.lost += 1
         self._events.append(Event(self._last, wall(), kind, target, order, detail))
+        return self._last
 
     def flush(self, sock: socket.socket) -> bool:
         """Send what has not been sent. False if some is left because the other side has no room."""

@@ -16,7 +16,7 @@ KILL_SWITCH_SECONDS = 10.0
 class Watchlist:
     """The targets of the guard. Lives as long as the guard; a desk that is gone leaves its orders in force here."""
 
-    def __init__(self, tell: Callable[..., None], deliveries: Deliveries, epoll: select.epoll) -> None:
+    def __init__(self, tell: Callable[..., int], deliveries: Deliveries, epoll: select.epoll) -> None:
         self._tell = tell
         self._deliveries = deliveries
         self._epoll = epoll
@@ -57,16 +57,23 @@ class Watchlist:
             self._deliveries.forget(target)
             watch.close()
 
-    def stand(self, target: str, orders: list[list[Any]]) -> None:
-        """Put these standing orders in the place of the target's old ones."""
+    def stand(self, target: str, orders: list[list[Any]], seen: int) -> None:
+        """Put these standing orders in the place of the target's old ones.
+
+        Orders given before the desk knew of the last delivery (its event is later than `seen`) are passed over: they
+        would lift the pause that follows a delivery. The desk sends them again when it has taken that event in.
+        """
         made, now = [wire.order(raw) for raw in orders], monotonic()
         watch = self._watches.get(target)
-        if watch:
+        if watch and not (made and self._outdated(target, seen)):
             watch.standing = [Standing(order, now) for order in made]
             watch.next_look = 0.0
 
-    def deliver(self, order: list[Any]) -> None:
-        """Carry an order out now, if its line is still crossed."""
+    def _outdated(self, target: str, seen: int) -> bool:
+        return self._deliveries.last_begun.get(target, 0) > seen
+
+    def deliver(self, order: list[Any], seen: int) -> None:
+        """Carry an order out now, if its line is still crossed and nothing was begun that the desk has not seen."""
         made = wire.order(order)
         watch = self._watches.get(made.target)
         if watch is None:
@@ -80,7 +87,7 @@ class Watchlist:
             return
         if not crossed:
             self._tell("recovered", made.target, made.id, used_bytes=watch.used_bytes, line_bytes=made.line_bytes)
-        elif not self._deliveries.begin(made, watch, monotonic()):
+        elif self._outdated(made.target, seen) or not self._deliveries.begin(made, watch, monotonic()):
             self._tell("busy", made.target, made.id)
 
     def withdraw(self) -> None:
