@@ -17,6 +17,7 @@ class Logfmt(logging.Formatter):
     """`time level "sentence" key=value …`, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line, and below it the traceback where there is one."""
         stamp = self.formatTime(record, "%H:%M:%S")
         pairs = "".join(f" {key}={_quoted(value)}" for key, value in fields(record).items())
         line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{pairs}"
@@ -27,6 +28,7 @@ class Json(logging.Formatter):
     """One JSON object a line, for machines."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback is its field `error`."""
         entry = {"ts": round(record.created, 3), "level": record.levelname.lower(), "msg": record.getMessage(),
                  "logger": record.name, **fields(record)}
         if record.exc_info:

@@ -109,7 +109,7 @@ def test_an_alert_travels_from_prometheus_through_alertmanager_to_a_receiver(tmp
             recorder.wait_for(lambda: bool(recorder.posts), 60, "the webhook's post")
 
             assert recorder.posts[0].path == "/hook"
-            assert [alert["labels"]["alertname"] for alert in recorder.alerts()][0] == "Always"
+            assert recorder.alerts()[0]["labels"]["alertname"] == "Always"
             assert manager.alerts()[0]["labels"]["alertname"] == "Always"
             assert prometheus.query("ALERTS")["result"][0]["metric"]["alertstate"] == "firing"
 
