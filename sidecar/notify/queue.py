@@ -1,0 +1,220 @@
+"""What one Alertmanager still has to be told, and when: pure, in virtual time, no I/O.
+
+When an alert is due follows Prometheus (rules/alerting.go, needsSending): at once when it fires and when it resolves,
+then each time strictly more than `resend_delay_seconds` have passed. What follows is ours: Prometheus forgets a batch
+that could not be posted, this queue keeps the latest state of every alert until it is accepted or no longer valid.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sidecar.model import Alert, Labels
+
+BATCH = 256
+CAPACITY = 10_000
+FOLLOWED = 4 * CAPACITY
+"""How many alerts are remembered at a time, queued or not: beyond it, new ones are dropped and counted."""
+RETENTION_SECONDS = 900.0
+"""How long Prometheus keeps a resolved alert in its rule and resends it (rules/alerting.go, resolvedRetention)."""
+BACKOFF_SECONDS = 0.5
+BACKOFF_CAP_SECONDS = 4.0
+
+Random = Callable[[float, float], float]
+"""`random.uniform` or its like: a number between two others."""
+
+
+class Message(NamedTuple):
+    """One alert as it is to be posted. `ends_at` is Unix time."""
+
+    alert: Alert
+    ends_at: float
+
+
+Batch = tuple[Message, ...]
+
+
+@dataclass(slots=True)
+class Counts:
+    """Alerts by what became of posting them; they only grow."""
+
+    sent: int = 0
+    failed: int = 0
+    refused: int = 0
+    overflowed: int = 0
+    expired: int = 0
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was last queued of one alert. `queued_at` counts from queueing, not from acceptance (as in Prometheus)."""
+
+    state: tuple[float | None, float | None]
+    queued_at: float
+    offered_at: float
+    accepted: bool = False
+    suspect: bool = False
+
+
+def _state(alert: Alert) -> tuple[float | None, float | None]:
+    """What makes an alert news: a new firing or its end."""
+    return alert.fired_at, alert.resolved_at
+
+
+def _tellable(alert: Alert) -> bool:
+    """Firing, or resolved after it had fired. Never pending."""
+    ended = alert.state == "inactive" and alert.resolved_at is not None
+    return alert.fired_at is not None and (alert.state == "firing" or ended)
+
+
+class Outbox:
+    """The queue of one Alertmanager. Lives as long as its notifier; one batch is under way at a time.
+
+    `take` hands out a batch; exactly one of `acknowledge`, `fail` and `refuse` answers it. Of each alert (by its
+    labels) at most two messages wait: the latest state and, where that is a resolve, the firing before it while it
+    has not been accepted, because a resolve alone would tell nobody that something had happened.
+    """
+
+    def __init__(self, *, resend_delay_seconds: float, uniform: Random) -> None:
+        self.counts = Counts()
+        self._resend_delay_seconds = resend_delay_seconds
+        self._uniform = uniform
+        self._told: dict[Labels, _Told] = {}
+        self._queue: dict[Labels, list[Alert]] = {}
+        self._under_way: frozenset[Labels] = frozenset()
+        self._halves: list[tuple[Labels, ...]] = []
+        self._failures = 0
+        self._retry_at = 0.0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queue.values()))
+
+    def offer(self, alerts: Iterable[Alert], now: float) -> None:
+        """Take note of the alerts as they are now; queue those that are due. Pending ones are ignored."""
+        for alert in filter(_tellable, alerts):
+            self._consider(alert, now)
+        forgotten = [key for key, told in self._told.items()
+                     if told.offered_at + RETENTION_SECONDS < now and key not in self._queue]
+        for key in forgotten:
+            del self._told[key]
+
+    def wait_seconds(self, now: float) -> float | None:
+        """How long until there is something to take: 0 at once, None as long as nothing new is offered."""
+        if not self._queue:
+            return None
+        wait = self._retry_at - now
+        # More than the cap means that the clock was set back: waiting for the old time could take hours.
+        return 0.0 if self._halves or wait > BACKOFF_CAP_SECONDS else max(0.0, wait)
+
+    def take(self, now: float) -> Batch:
+        """The next batch, oldest first, at most 256; empty while there is nothing or a retry is being waited for."""
+        self._expire(now)
+        if self.wait_seconds(now) != 0.0:
+            return ()
+        keys = self._next_half() or self._next_keys()
+        self._under_way = frozenset(keys)
+        return tuple(Message(alert, self._ends_at(alert)) for alert in (self._queue[key][0] for key in keys))
+
+    def acknowledge(self, batch: Batch, now: float) -> None:
+        """The Alertmanager accepted the batch."""
+        for message in batch:
+            told = self._told[message.alert.labels]
+            told.suspect = False
+            if message.alert.fired_at == told.state[0]:
+                told.accepted = True
+            self._discard(message.alert)
+        self.counts.sent += len(batch)
+        self._under_way = frozenset()
+        self._failures, self._retry_at = 0, now
+
+    def fail(self, batch: Batch, now: float) -> None:
+        """The batch did not arrive, or nobody knows: try again after a random wait (full jitter) of at most 4 s."""
+        self._failures += 1
+        ceiling = min(BACKOFF_CAP_SECONDS, BACKOFF_SECONDS * 2 ** min(self._failures - 1, 8))
+        self._retry_at = now + self._uniform(0.0, ceiling)
+        self.counts.failed += len(batch)
+        self._under_way = frozenset()
+        self._halves.clear()
+
+    def refuse(self, batch: Batch, now: float) -> Message | None:
+        """The Alertmanager finds fault with something in the batch: halve it, until only the alert at fault is left.
+
+        Returns that alert's message when it is first found. Nothing else waits for it from then on: this message is
+        given up, the alert comes again when its resend is due, and is posted in a batch of its own until accepted.
+        """
+        self._under_way = frozenset()
+        self._failures, self._retry_at = 0, now
+        if len(batch) > 1:
+            keys = tuple(message.alert.labels for message in batch)
+            middle = len(keys) // 2
+            self._halves += [keys[middle:], keys[:middle]]
+            return None
+        (message,) = batch
+        told = self._told[message.alert.labels]
+        first_time, told.suspect = not told.suspect, True
+        self._discard(message.alert)
+        self.counts.refused += 1
+        return message if first_time else None
+
+    def _consider(self, alert: Alert, now: float) -> None:
+        key, told = alert.labels, self._told.get(alert.labels)
+        if told is None:
+            if len(self._told) >= FOLLOWED:
+                self.counts.overflowed += 1
+                return
+            self._told[key] = _Told(_state(alert), now, now)
+            self._enqueue(alert)
+            return
+        told.offered_at = now
+        news = told.state != _state(alert)
+        if told.state[0] != alert.fired_at:
+            told.accepted = False
+        # Before `queued_at` the clock was set back: then waiting for the old time would keep people in the dark.
+        if news or not told.queued_at <= now <= told.queued_at + self._resend_delay_seconds:
+            told.state, told.queued_at = _state(alert), now
+            self._enqueue(alert)
+        elif key in self._queue:
+            self._queue[key][-1] = alert
+
+    def _enqueue(self, alert: Alert) -> None:
+        key, first = alert.labels, self._queue.get(alert.labels, [alert])[0]
+        untold = first.fired_at == alert.fired_at and first.resolved_at is None and not self._told[key].accepted
+        self._queue[key] = [first, alert] if alert.resolved_at is not None and untold else [alert]
+        if len(self._queue) > CAPACITY:
+            oldest = next(other for other in self._queue if other not in self._under_way)
+            self.counts.overflowed += len(self._queue.pop(oldest))
+
+    def _next_half(self) -> list[Labels]:
+        while self._halves:
+            if keys := [key for key in self._halves.pop() if key in self._queue]:
+                return keys
+        return []
+
+    def _next_keys(self) -> list[Labels]:
+        sound = [key for key in self._queue if not self._told[key].suspect]
+        return sound[:BATCH] or list(self._queue)[:1]
+
+    def _discard(self, alert: Alert) -> None:
+        waiting = [other for other in self._queue.get(alert.labels, ()) if _state(other) != _state(alert)]
+        if waiting:
+            self._queue[alert.labels] = waiting
+        else:
+            self._queue.pop(alert.labels, None)
+
+    def _expire(self, now: float) -> None:
+        for key in list(self._queue):
+            valid = [alert for alert in self._queue[key] if self._valid_until(alert) > now]
+            self.counts.expired += len(self._queue[key]) - len(valid)
+            if valid:
+                self._queue[key] = valid
+            else:
+                del self._queue[key]
+
+    def _valid_until(self, alert: Alert) -> float:
+        return self._ends_at(alert) if alert.resolved_at is None else alert.resolved_at + RETENTION_SECONDS
+
+    def _ends_at(self, alert: Alert) -> float:
+        """The end of a resolved alert, else until when a firing holds without being repeated (rules/alerting.go)."""
+        if alert.resolved_at is not None:
+            return alert.resolved_at
+        return alert.last_evaluation + 4 * max(alert.interval_seconds, self._resend_delay_seconds)
