@@ -29,6 +29,12 @@ from typing import Any, NoReturn
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = CHECKOUT / ".cache" / "servers"
+PACKAGES = {  # program -> Debian's package
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
+    "amtool": "prometheus-alertmanager",
+}
 READY_SECONDS = 30.0
 TEMPLATES = b"/usr/share/prometheus/alertmanager"
 
@@ -39,27 +45,27 @@ class NoServer(Exception):
 
 def promtool() -> Path:
     """The real promtool."""
-    return _binary("prometheus", "promtool")
+    return _binary("promtool")
 
 
 def prometheus() -> Path:
     """The real Prometheus server."""
-    return _binary("prometheus", "prometheus")
+    return _binary("prometheus")
 
 
 def amtool() -> Path:
     """The real amtool."""
-    return _binary("prometheus-alertmanager", "amtool")
+    return _binary("amtool")
 
 
 def alertmanager() -> Path:
-    """The real Alertmanager. Debian calls its program prometheus-alertmanager."""
-    return _binary("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager")
+    """The real Alertmanager."""
+    return _binary("alertmanager")
 
 
-def _binary(package: str, *names: str) -> Path:
+def _binary(program: str) -> Path:
     try:
-        return find_binary(package, *names)
+        return find_binary(program)
     except NoServer as error:
         _do_without(str(error))
 
@@ -67,19 +73,26 @@ def _binary(package: str, *names: str) -> Path:
 def _do_without(reason: str) -> NoReturn:
     import pytest  # only here: `python tests/servers.py` runs before anything is installed
 
-    if os.environ.get("CI", "").lower() in {"true", "1"}:
+    if must_have():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
-def find_binary(package: str, *names: str) -> Path:
-    """The first of `names` on PATH, else from Debian's `package`. Raises NoServer."""
+def must_have() -> bool:
+    """Whether a missing server is a failure here."""
+    return os.environ.get("CI", "").lower() in {"true", "1"}
+
+
+def find_binary(program: str) -> Path:
+    """A program of PACKAGES, from PATH or from Debian's package. Raises NoServer."""
+    package = PACKAGES[program]
+    names = [program, f"prometheus-{program}"]  # Debian's name for Alertmanager
     for name in names:
         if found := shutil.which(name):
             return Path(found)
     folder = _unpacked(package)
     if isinstance(folder, str):
-        raise NoServer(f"{names[0]} is not on PATH and Debian's package {package} could not be fetched: {folder}")
+        raise NoServer(f"{program} is not on PATH and Debian's package {package} could not be fetched: {folder}")
     for name in names:
         if (path := folder / "usr" / "bin" / name).exists():
             return path
@@ -390,11 +403,8 @@ class _Recording(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     try:
-        for package, *names in (
-            ("prometheus", "prometheus"), ("prometheus", "promtool"),
-            ("prometheus-alertmanager", "alertmanager", "prometheus-alertmanager"),
-            ("prometheus-alertmanager", "amtool"),
-        ):  # fmt: skip
-            print(find_binary(package, *names))
+        for program in PACKAGES:
+            print(find_binary(program))
     except NoServer as error:
-        sys.exit(f"{error}\nWithout CI=true the tests that need it are skipped.")
+        print(f"{error}\nThe tests that need it {'fail' if must_have() else 'are skipped'}.", file=sys.stderr)
+        sys.exit(must_have())

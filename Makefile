@@ -1,0 +1,66 @@
+# From a bare checkout to a running demo or a tested change: needs make and python3 >= 3.11, brings the rest itself.
+
+PYTHON ?= python3.13 python3.12 python3.11 python3# candidates, the first that works is taken; or PYTHON=/path/to/one
+ARGS ?=# more arguments for `make demo` and `make test`
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help venv demo test lint servers bench clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.dev  ## install into .venv, editable, with everything that development needs
+
+demo: $(VENV)/.run  ## a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in under a minute
+	@$(BIN)/rag-sidecar demo $(ARGS)
+
+test: $(VENV)/.dev servers  ## lint, types and every test, against real servers; e.g. ARGS="-k rules"
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## style and types alone
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+servers: $(BIN)/python  ## fetch Prometheus and Alertmanager for the tests, without installing them
+	@$(BIN)/python tests/servers.py
+
+bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:  ## remove what these targets made
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name may be there without working (pyenv's shims), and Debian ships venv without the pip that it needs.
+$(BIN)/python:
+	@for python in $(PYTHON); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  found="$$python"; \
+	  "$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	  echo "Making $(VENV) with $$("$$python" --version)"; \
+	  exec "$$python" -m venv $(VENV); \
+	done; \
+	if [ -n "$$found" ]; then \
+	  echo "$$found cannot make virtual environments. Debian, Ubuntu: apt-get install python3-venv" >&2; \
+	else \
+	  echo "No Python 3.11 or newer works here; tried: $(PYTHON). Install one, or name it: make PYTHON=/path/to/it" >&2; \
+	fi; exit 1
+
+# Stamps: installed once, and again when pyproject.toml changes.
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	@echo "Installing rag-sidecar into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+# The group is read here because `pip install --group` is younger than the pip that comes with many a Python.
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing rag-sidecar and its development tools into $(VENV)"
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.txt
+	@$(PIP) install --editable . --requirement $(VENV)/dev.txt
+	@touch $@ $(VENV)/.run
