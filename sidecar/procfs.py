@@ -116,10 +116,10 @@ def boot_id(proc: str = "/proc") -> str:
         return ""
 
 
-def exe_of(dir_fd: int) -> tuple[int, int] | None:
-    """(device, inode) of the program of the process whose /proc directory is `dir_fd`; None if not permitted."""
+def exe_of(folder: str, dir_fd: int | None = None) -> tuple[int, int] | None:
+    """(device, inode) of the program of a process, given its /proc folder; None if not permitted."""
     try:
-        found = os.stat("exe", dir_fd=dir_fd)
+        found = os.stat(f"{folder}/exe", dir_fd=dir_fd)
     except (PermissionError, FileNotFoundError):  # another user's process; a kernel thread
         return None
     return found.st_dev, found.st_ino
@@ -131,7 +131,7 @@ def identify(pid: int, proc: str = "/proc") -> Identity:
     try:
         stat = KeptFile("stat", dir_fd=dir_fd)
         try:
-            return Identity(boot_id(proc), pid, start_time_ticks(stat.read()), exe_of(dir_fd))
+            return Identity(boot_id(proc), pid, start_time_ticks(stat.read()), exe_of(".", dir_fd))
         finally:
             stat.close()
     finally:

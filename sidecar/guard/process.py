@@ -48,7 +48,7 @@ class Process:
             raise NotTheSame("gone")
         try:
             started = start_time_ticks(self.stat.read())
-            exe = exe_of(self.dir_fd)
+            exe = exe_of(".", self.dir_fd)
         except (OSError, ValueError):
             raise NotTheSame("gone") from None
         if started != self.identity.start_time_ticks or (self.identity.exe and exe and exe != self.identity.exe):
