@@ -42,7 +42,7 @@ class Dispatch:
             self.sock.send(wire.encode("hello", kill_switch=kill_switch, courier=courier))
             kind, body = wire.decode(self.sock.recv(wire.MAX_MESSAGE_BYTES))
         except (OSError, ValueError) as error:
-            raise SidecarError(f"the guard did not answer: {error}", help="run `rag-sidecar run`, not the desk") from error
+            raise SidecarError(f"the guard did not answer: {error}", help="start with `rag-sidecar run`") from error
         self.sock.setblocking(False)
         if kind != "welcome":
             raise SidecarError(f"the guard said {kind!r} instead of welcome")
