@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CACHE = CHECKOUT / ".cache" / "servers"
@@ -64,15 +64,12 @@ def alertmanager() -> Path:
 
 
 def _binary(program: str) -> Path:
+    import pytest  # only here: `python tests/servers.py` runs before anything is installed
+
     try:
         return find_binary(program)
     except NoServer as error:
-        _do_without(str(error))
-
-
-def _do_without(reason: str) -> NoReturn:
-    import pytest  # only here: `python tests/servers.py` runs before anything is installed
-
+        reason = str(error)
     if must_have():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
