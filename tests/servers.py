@@ -71,8 +71,8 @@ def _binary(program: str) -> Path:
     except NoServer as error:
         reason = str(error)
     if must_have():
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+        raise pytest.fail.Exception(reason, pytrace=False)
+    raise pytest.skip.Exception(reason)
 
 
 def must_have() -> bool:
