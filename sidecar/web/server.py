@@ -1,0 +1,153 @@
+"""The web server: what can be read over TCP. Nothing here changes anything."""
+
+import asyncio
+import errno
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import web
+
+from sidecar.errors import SidecarError
+from sidecar.web import api, page
+from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
+from sidecar.web.metrics import Exposition
+from sidecar.web.view import View
+
+CONNECTIONS = 256
+"""How many clients may be connected; each holds a file descriptor that the probes would lack."""
+IDLE_SECONDS = 75.0
+"""How long a connection may be silent, or take over its first request line and headers."""
+SHUTDOWN_SECONDS = 2.0
+
+VIEW = web.AppKey("view", View)
+EXPOSITION = web.AppKey("exposition", Exposition)
+
+
+def build(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
+    """The application that shows `view`, under any IP address, localhost and the names in `hosts`."""
+    app = web.Application(middlewares=[plain_errors, admission(hosts)], client_max_size=BODY_BYTES)
+    app[VIEW] = view
+    app[EXPOSITION] = Exposition()
+    app.on_response_prepare.append(add_headers)
+    app.add_routes([
+        web.get("/", landing),
+        web.get("/graph", landing),  # where the generatorURL of an alert points, as Prometheus's does
+        web.get("/metrics", metrics),
+        web.get(ALWAYS, healthy),
+        web.get("/-/ready", ready),
+        web.get("/api/v1/alerts", alerts),
+        web.get("/api/v1/actions", actions),
+    ])
+    return app
+
+
+async def landing(request: web.Request) -> web.Response:
+    """GET /: what is going on, for a person."""
+    headers = {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
+    body = page.landing(request.app[VIEW].snapshot)
+    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: what is going on, for Prometheus."""
+    snapshot, exposition = request.app[VIEW].snapshot, request.app[EXPOSITION]
+    exposition.publish(snapshot.families, snapshot.tick)
+    return await exposition.handle(request)
+
+
+async def healthy(request: web.Request) -> web.Response:
+    """GET /-/healthy: 200 for as long as the event loop turns."""
+    return web.Response(text="rag-sidecar is healthy.\n")
+
+
+async def ready(request: web.Request) -> web.Response:
+    """GET /-/ready: 200, or 503 with the reason."""
+    if reason := request.app[VIEW].snapshot.unready:
+        return web.Response(status=503, text=f"rag-sidecar is not ready: {reason}.\n")
+    return web.Response(text="rag-sidecar is ready.\n")
+
+
+async def alerts(request: web.Request) -> web.Response:
+    """GET /api/v1/alerts, in Prometheus's shape."""
+    return api.success(api.alerts(request.app[VIEW].snapshot.alerts))
+
+
+async def actions(request: web.Request) -> web.Response:
+    """GET /api/v1/actions: what was done about it, newest first."""
+    return api.success(api.actions(request.app[VIEW].snapshot.actions))
+
+
+@asynccontextmanager
+async def serving(app: web.Application, listen: Sequence[str]) -> AsyncIterator[list[str]]:
+    """Serve `app` on every address (`HOST:PORT`, `:PORT`, `[::1]:PORT`; port 0 takes a free one) until the end.
+
+    Yields the URLs that answer. Raises SidecarError where an address cannot be listened on.
+    """
+    addresses = [parse_listen(address) for address in listen]
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=IDLE_SECONDS, lingering_time=1.0, shutdown_timeout=SHUTDOWN_SECONDS
+    )
+    async with AsyncExitStack() as cleanup:
+        await runner.setup()
+        cleanup.push_async_callback(runner.cleanup)
+        assert runner.server
+        urls = []
+        for host, port in addresses:
+            server = await _listen(_bounded(runner.server), host, port)
+            cleanup.callback(server.close)
+            urls += [_url(listener.getsockname()) for listener in server.sockets]
+        yield urls
+
+
+def parse_listen(address: str) -> tuple[str | None, int]:
+    """(host, port) of a listen address; no host means every interface. Raises SidecarError."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""  # an IPv6 address without brackets: nobody can tell where its port begins
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise SidecarError(
+            f"cannot listen on {address!r}: not an address with a port",
+            help="Write it as 127.0.0.1:11611, [::1]:11611, or :11611 for every interface.",
+        )
+    return host or None, int(port)
+
+
+async def _listen(factory: Callable[[], asyncio.BaseProtocol], host: str | None, port: int) -> asyncio.Server:
+    try:
+        return await asyncio.get_running_loop().create_server(factory, host, port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS could never carry
+        reason, advice = _trouble(error, port)
+        shown = f"[{host}]" if host and ":" in host else host or ""
+        raise SidecarError(
+            f"cannot listen on {shown}:{port}: {reason}", help=f"{advice}, or choose another address: web.listen."
+        ) from error
+
+
+def _trouble(error: OSError | UnicodeError, port: int) -> tuple[str, str]:
+    if isinstance(error, socket.gaierror | UnicodeError):
+        return "the host name cannot be resolved", "Give an IP address of this machine"
+    return {
+        errno.EADDRINUSE: ("another program listens there", f"End it (`ss -ltnp 'sport = :{port}'` names it)"),
+        errno.EADDRNOTAVAIL: ("this machine does not have that address", "See `ip address` for those it has"),
+        errno.EACCES: ("permission denied", "Ports below 1024 need CAP_NET_BIND_SERVICE: take one above"),
+    }.get(error.errno or 0, (str(error), "Look up what the system says"))
+
+
+class _TurnedAway(asyncio.Protocol):
+    """The fate of a connection beyond the last that is allowed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _bounded(server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
+    return lambda: server() if len(server.connections) < CONNECTIONS else _TurnedAway()
+
+
+def _url(name: tuple[str, int]) -> str:
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

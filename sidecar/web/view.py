@@ -1,0 +1,47 @@
+"""What the web server shows: one frozen snapshot, replaced as a whole once per tick."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sidecar.model import Alert, Metric, Sample
+
+
+class Family(NamedTuple):
+    """A metric and its present samples."""
+
+    metric: Metric
+    samples: Sequence[Sample]
+
+
+class TargetStatus(NamedTuple):
+    """One watched target. Bytes are None where they cannot be read or no line is known."""
+
+    name: str
+    up: bool
+    used_bytes: float | None = None
+    main_bytes: float | None = None
+    critical_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that is shown, as it was after tick number `tick`.
+
+    `unready` says why the sidecar is not ready; the empty string means that it is. `actions` are JSON objects as
+    `GET /api/v1/actions` returns them, each with `started_at`.
+    """
+
+    tick: int = 0
+    unready: str = "the first tick has not ended yet"
+    families: Sequence[Family] = ()
+    targets: Sequence[TargetStatus] = ()
+    alerts: Sequence[Alert] = ()
+    actions: Sequence[Mapping[str, Any]] = ()
+
+
+class View:
+    """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick."""
+
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        self.snapshot = snapshot or Snapshot()
