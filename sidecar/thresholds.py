@@ -13,6 +13,7 @@ from sidecar.model import METRIC_NAME, Labels, Metric, Sample
 
 Level = Literal["preventive", "main", "critical"]
 Basis = Literal["cgroup", "anon", "rss"]
+AskedBasis = Literal["auto", "cgroup", "anon", "rss"]
 Source = Literal["default", "cgroup limit", "file", "environment", "command line"]
 
 MIB = 1024 * 1024
@@ -53,7 +54,7 @@ class Wanted:
     preventive: Size | Share | None = None
     main: Size | Share | None = None
     critical: Size | Share | None = None
-    basis: Basis | Literal["auto"] = "auto"
+    basis: AskedBasis = "auto"
 
 
 @dataclass(frozen=True, slots=True)
