@@ -1,0 +1,116 @@
+"""What the command line and the environment may set: the flags, the variables, and how each is read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from sidecar.actions.options import Mode
+from sidecar.config_settings import LogFormat, LogLevel
+from sidecar.config_values import address, base_url, choice, count, megabytes, path, pattern, target_name, wish
+from sidecar.discovery.match import ByCmdline, ByPid
+from sidecar.thresholds import AskedBasis, Size
+
+Note = Callable[[str, str], None]
+"""`note(where, what)` takes down a mistake."""
+
+VARIABLES = {"main": "MEMORY_THRESHOLD_MB", "critical": "MEMORY_CRITICAL_THRESHOLD_MB"}
+"""Level → variable. The names and the unit come from the programs that this one grew out of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the command line says, as it was typed; None is "not said". `child`: there is a command after `--`."""
+
+    target: str | None = None
+    pid: int | str | None = None
+    match: str | None = None
+    child: bool = False
+    memory_main: str | None = None
+    memory_critical: str | None = None
+    memory_basis: str | None = None
+    web_listen: str | None = None
+    storage_path: str | None = None
+    mode: str | None = None
+    alertmanagers: Sequence[str] = ()
+    log_level: str | None = None
+    log_format: str | None = None
+
+
+class Flag(NamedTuple):
+    """One flag: its spelling, the key of the file that it sets, how one value of it is read."""
+
+    flag: str
+    key: str
+    read: Callable[[str], Any]
+
+
+def _wish(text: str) -> Any:
+    return wish(text, "command line")
+
+
+def _one_of(choices: Any) -> Callable[[str], str]:
+    return lambda text: choice(text, get_args(choices))
+
+
+OF_TARGET = "targets[]."
+"""Stands before the keys of the one target that the command line speaks of."""
+
+FLAGS: Mapping[str, Flag] = {
+    "target": Flag("--target", "", target_name),
+    "pid": Flag("--pid", OF_TARGET + "match", lambda text: ByPid(count(text))),
+    "match": Flag("--match", OF_TARGET + "match", lambda text: ByCmdline(pattern(text))),
+    "memory_main": Flag("--memory.main", OF_TARGET + "memory.main", _wish),
+    "memory_critical": Flag("--memory.critical", OF_TARGET + "memory.critical", _wish),
+    "memory_basis": Flag("--memory.basis", OF_TARGET + "memory.basis", _one_of(AskedBasis)),
+    "web_listen": Flag("--web.listen-address", "web.listen", address),
+    "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
+    "mode": Flag("--mode", "actions.mode", _one_of(Mode)),
+    "alertmanagers": Flag("--alertmanager.url", "alertmanagers", base_url),
+    "log_level": Flag("--log.level", "log.level", _one_of(LogLevel)),
+    "log_format": Flag("--log.format", "log.format", _one_of(LogFormat)),
+}
+"""Field of Overrides → its flag."""
+
+
+def said(overrides: Overrides, note: Note) -> dict[str, Any]:
+    """Field → value of everything that was said. A flag that cannot be read is noted and left out."""
+    found: dict[str, Any] = {}
+    for name, flag in FLAGS.items():
+        given = getattr(overrides, name)
+        try:
+            if name == "alertmanagers" and given:
+                found[name] = tuple(dict.fromkeys(flag.read(url) for url in given))
+            elif name != "alertmanagers" and given is not None:
+                found[name] = flag.read(str(given))
+        except ValueError as error:
+            note(flag.flag, str(error))
+    return found
+
+
+def selectors(overrides: Overrides) -> list[str]:
+    """The ways in which the command line says which process is meant; more than one is a mistake."""
+    given = [FLAGS[name].flag for name in ("pid", "match") if getattr(overrides, name) is not None]
+    return [*given, "-- COMMAND"] if overrides.child else given
+
+
+def variables(env: Mapping[str, str], note: Note) -> dict[str, Size]:
+    """Level → size of the thresholds in the environment. An empty variable is one that is not set."""
+    found: dict[str, Size] = {}
+    for level, name in VARIABLES.items():
+        if text := env.get(name, "").strip():
+            try:
+                found[level] = megabytes(text)
+            except ValueError as error:
+                note(name, str(error))
+    return found
+
+
+def default_storage(env: Mapping[str, str]) -> Path | None:
+    """$XDG_STATE_HOME/rag-sidecar, else ~/.local/state/rag-sidecar; None where neither is known.
+
+    A relative XDG_STATE_HOME is ignored, as the XDG Base Directory Specification says.
+    """
+    if env.get("XDG_STATE_HOME", "").startswith("/"):
+        return Path(env["XDG_STATE_HOME"], "rag-sidecar")
+    return Path(env["HOME"], ".local/state/rag-sidecar") if env.get("HOME", "").startswith("/") else None

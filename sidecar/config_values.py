@@ -1,0 +1,215 @@
+"""What one word of the configuration means: text → value. Every function raises ValueError with a whole sentence."""
+
+import ipaddress
+import re
+import signal
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NewType
+from urllib.parse import urlsplit
+
+from sidecar.thresholds import Share, Size, Source, mib
+
+HttpUrl = NewType("HttpUrl", str)
+BaseUrl = NewType("BaseUrl", str)
+TargetName = NewType("TargetName", str)
+
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGWINCH)
+"""Signals that ask for a cleanup: those that programs catch to do something and carry on. Every other one ends, stops
+or faults a process by design, or belongs to its runtime (SIGCHLD, SIGALRM, SIGPROF …)."""
+
+_UNITS: dict[str, int] = {
+    "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+    "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
+}
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)")
+_DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. An empty host is every interface."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def nearest(word: str, known: tuple[str, ...]) -> str:
+    """What to say after an unknown word: the known one closest to it, or all of them."""
+    folded = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), folded, n=1)
+    return f"did you mean {folded[close[0]]}?" if close else f"known here: {', '.join(known)}"
+
+
+def choice(text: str, choices: tuple[str, ...]) -> str:
+    """One of `choices`."""
+    if text not in choices:
+        raise ValueError(f"{text!r} is none of the choices, {nearest(text, choices)}")
+    return text
+
+
+def size(text: str) -> int:
+    """Bytes of `512MiB`. MB is 1024² bytes, the same as MiB: what the seeds, ps and top mean by it."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 512MiB")
+    number, unit = match.groups()
+    if not unit:
+        raise ValueError(f"{text} has no unit: write {text}MiB, {text}KiB, {text}GiB or {text}B")
+    if unit not in _UNITS:
+        raise ValueError(f"{text!r} has an unknown unit, {nearest(unit, tuple(_UNITS))}")
+    found = round(float(number) * _UNITS[unit])
+    if not 0 < found < 2 ** 63:
+        raise ValueError(f"{text} is not a usable size: it must be more than 0 and less than 8 EiB")
+    return found
+
+
+def wish(text: str, source: Source) -> Size | Share:
+    """A memory line: a size, or a share of the cgroup limit such as `80%`."""
+    if not text.endswith("%"):
+        return Size(size(text), source)
+    if not re.fullmatch(r"\d{1,2}(\.\d{1,3})?%", text) or float(text[:-1]) == 0:
+        raise ValueError(f"{text!r} is not a share of the cgroup limit: it must be more than 0% and less than 100%")
+    return Share(float(text[:-1]) / 100, source)
+
+
+def file_wish(text: str) -> Size | Share:
+    """A memory line as the file gives it."""
+    return wish(text, "file")
+
+
+def megabytes(text: str) -> Size:
+    """A memory line as the seeds' environment variables give it: a bare number of MB, each 1024² bytes."""
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text) or float(text) == 0:
+        raise ValueError(f"{text!r} is not a number of MB: write 1000 for 1000 MiB, without a unit")
+    return Size(round(float(text) * 1024 ** 2), "environment")
+
+
+def duration(text: str) -> float:
+    """Seconds of a Prometheus duration: `30s`, `1m30s`, `500ms`."""
+    match = _DURATION.fullmatch(text)
+    if match and any(match.groups()):
+        return sum(float(n) * unit for n, unit in zip(match.groups(), _SECONDS.values(), strict=True) if n)
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        raise ValueError(f"{text} has no unit: write {text}s (or {text}ms, {text}m, {text}h)")
+    raise ValueError(f"{text!r} is not a duration such as 30s, 1m30s or 500ms")
+
+
+def ratio(text: str) -> float:
+    """A number from 0 to 1."""
+    if not re.fullmatch(r"\d(\.\d{1,9})?", text) or float(text) > 1:
+        raise ValueError(f"{text!r} is not a number from 0 to 1, such as 0.05")
+    return float(text)
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        raise ValueError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def path(text: str) -> Path:
+    """A path of the file system."""
+    if not text or "\0" in text:
+        raise ValueError(f"{text!r} is not a path")
+    if text.startswith("~"):
+        raise ValueError(f"{text!r}: '~' means nothing to a daemon, write the whole path")
+    return Path(text)
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """A Python regular expression, searched for in a command line."""
+    try:
+        compiled = re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+    if compiled.search(""):
+        raise ValueError(f"{text!r} matches every process: say more")
+    return compiled
+
+
+def target_name(text: str) -> TargetName:
+    """The value of the label `target`."""
+    if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,100}", text):
+        raise ValueError(f"{text!r} is not a name: use letters, digits, '_', '.' and '-', at most 100 of them")
+    return TargetName(text)
+
+
+def signal_name(text: str) -> signal.Signals:
+    """One of SIGNALS by its name."""
+    for allowed in SIGNALS:
+        if text == allowed.name:
+            return allowed
+    names = tuple(allowed.name for allowed in SIGNALS)
+    if text in signal.Signals.__members__:
+        raise ValueError(f"{text} is refused: a cleanup may be asked for by {', '.join(names)} only")
+    raise ValueError(f"{text!r} is not a signal, {nearest(text, names)}")
+
+
+def http_url(text: str) -> HttpUrl:
+    """An http or https URL; path and query are free."""
+    said = repr(without_credentials(text))
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:  # a port that is no number, brackets without an IPv6 address
+        raise ValueError(f"{said} is not a URL: {error}") from None
+    if not usable or parts.fragment or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(f"{said} is not a URL such as http://127.0.0.1:9093")
+    return HttpUrl(text)
+
+
+def base_url(text: str) -> BaseUrl:
+    """An http or https URL below which paths are added: it has no query."""
+    url = http_url(text)
+    if "?" in url:
+        raise ValueError(f"{without_credentials(text)!r} has a query: give scheme, host, port and path prefix only")
+    return BaseUrl(url.rstrip("/"))
+
+
+def without_credentials(url: str) -> str:
+    """`url` as it may be shown: `user:password@` is left out."""
+    return re.sub(r"//[^/]*@", "//", url)
+
+
+def address(text: str) -> Address:
+    """`HOST:PORT`, `[IPV6]:PORT` or `:PORT`; port 0 lets the kernel choose."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{text!r} is not an address: write HOST:PORT, [IPV6]:PORT or :PORT")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise ValueError(f"{text!r}: {host} is not an IPv6 address") from None
+        return Address(host[1:-1], int(port))
+    if ":" in host:
+        raise ValueError(f"{text!r}: an IPv6 address stands in brackets: [{host}]:{port}")
+    if host and not _HOST.fullmatch(host):
+        raise ValueError(f"{text!r}: {host!r} is not a host name")
+    return Address(host, int(port))
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people: exact in the largest unit that goes, 1536MiB and not 1.5GiB, else MiB with one decimal."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes and size_bytes % _UNITS[unit] == 0:
+            return f"{size_bytes // _UNITS[unit]}{unit}"
+    return mib(size_bytes)
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as `duration` reads it."""
+    left, words = round(seconds * 1000), []
+    for unit, worth in _SECONDS.items():
+        many, left = divmod(left, round(worth * 1000))
+        if many:
+            words.append(f"{many}{unit}")
+    return "".join(words) or "0s"

@@ -1,0 +1,312 @@
+"""The configuration as its users meet it: what is accepted, what is refused and how, who wins."""
+
+import os
+import re
+from pathlib import Path
+from signal import SIGUSR1, SIGUSR2
+
+import pytest
+
+from sidecar.config import Overrides, Settings, default_storage, describe, environment, load, rows
+from sidecar.config_values import duration, duration_text, size, size_text
+from sidecar.errors import ConfigError
+from sidecar.guard.wire import Channel
+from sidecar.thresholds import resolve
+
+HERE = Path(__file__).parent
+CASES = HERE / "config"
+GUIDE = HERE.parent / "docs" / "configuration.md"
+ENV = {"HOME": "/home/u"}
+MIB = 1 << 20
+TWO = """
+targets:
+  - name: a
+    match: {pid: 11}
+    memory: {main: 500MiB, critical: 600MiB}
+  - name: b
+    match: {pid: 12}
+    cleanup: [{signal: SIGUSR1}]
+"""
+ONE = """
+targets:
+  - name: api
+    match: {cmdline: uvicorn}
+    memory: {main: 500MiB, critical: 600MiB}
+"""
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    """A configuration file with this text."""
+    file = tmp_path / "sidecar.yml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def told(file: Path | None, env: dict[str, str], overrides: Overrides) -> str:
+    """The message of the error that this configuration must lead to."""
+    with pytest.raises(ConfigError) as caught:
+        load(file, env, overrides)
+    assert "docs/configuration.md" in caught.value.help
+    return str(caught.value)
+
+
+def lines(settings: Settings, at: int = 0) -> tuple[float, ...]:
+    """The thresholds of a target in MiB, where it has no limit."""
+    return tuple(line.size_bytes / MIB for line in resolve(None, settings.targets[at].memory).lines.values())
+
+
+@pytest.mark.parametrize("case", sorted(CASES.glob("*.good.yml")), ids=lambda case: case.name)
+def test_good_files_say_what_will_be_used(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each good file loads, and its description is the text beside it: every setting with its origin."""
+    monkeypatch.chdir(CASES)
+    found = describe(load(Path(case.name), ENV, Overrides()))
+    assert (found + "\n").replace(str(CASES), "HERE") == case.with_suffix(".txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", sorted(CASES.glob("*.bad.yml")), ids=lambda case: case.name)
+def test_bad_files_name_every_mistake(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each bad file is refused with all its mistakes at once, as file:line:col: where: what."""
+    monkeypatch.chdir(CASES)
+    found = told(Path(case.name), ENV, Overrides())
+    assert (found + "\n").replace(str(CASES), "HERE") == case.with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def test_a_pid_is_enough() -> None:
+    """With only --pid everything has a default."""
+    settings = load(None, ENV, Overrides(pid=1234))
+    assert [(target.name, str(target.match)) for target in settings.targets] == [("rag", "pid 1234")]
+    assert settings.rules is None
+    assert settings.mode(settings.targets[0]) == "observe"
+    assert (str(settings.web.listen), settings.instance, settings.job) == ("127.0.0.1:11611",) * 2 + ("rag-sidecar",)
+    assert str(settings.storage) == "/home/u/.local/state/rag-sidecar"
+    assert settings.actions.kill_switch == "/home/u/.local/state/rag-sidecar/kill-switch"
+    assert settings.alertmanagers == ()
+
+
+def test_a_pattern_or_a_command_is_enough() -> None:
+    """--match and -- COMMAND name the process too, and --target names the target."""
+    found = load(None, ENV, Overrides(match="uvicorn .*app", target="x")).targets[0]
+    assert (found.name, str(found.match)) == ("x", "cmdline 'uvicorn .*app'")
+    child = load(None, ENV, Overrides(child=True, target="x")).targets[0]
+    assert (child.name, str(child.match)) == ("x", "the command after --")
+
+
+def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
+    """Later wins, each level on its own, and every setting says who set it."""
+    file = written(tmp_path, ONE + "web: {listen: '127.0.0.1:1'}\nstorage: {path: state}\n"
+                                   "alertmanagers: ['http://file:9093']\nactions: {mode: observe}\n")
+    plain = load(file, ENV, Overrides())
+    assert lines(plain) == (400, 500, 600)
+    assert plain.storage == tmp_path / "state"
+    both = load(file, {**ENV, "MEMORY_THRESHOLD_MB": "550"}, Overrides())
+    assert lines(both) == (440, 550, 600)
+    settings = load(file, {**ENV, "MEMORY_THRESHOLD_MB": "550", "MEMORY_CRITICAL_THRESHOLD_MB": "700"}, Overrides(
+        pid=9, memory_critical="1GiB", memory_basis="rss", web_listen=":2", storage_path="/s", mode="dry_run",
+        alertmanagers=["http://line:9093"], log_level="debug", log_format="json"))
+    assert lines(settings) == (440, 550, 1024)
+    assert settings.alertmanagers == ("http://line:9093",)
+    assert (settings.actions.mode, settings.log.level, settings.log.format) == ("dry_run", "debug", "json")
+    told_by = settings.origins
+    assert {key: told_by[key] for key in (
+        "targets[0].name", "targets[0].match", "targets[0].memory.main", "targets[0].memory.critical",
+        "targets[0].memory.basis", "web.listen", "storage.path", "actions.mode", "alertmanagers", "log.level")} == {
+        "targets[0].name": f"{file}:3", "targets[0].match": "--pid", "targets[0].memory.main": "MEMORY_THRESHOLD_MB",
+        "targets[0].memory.critical": "--memory.critical", "targets[0].memory.basis": "--memory.basis",
+        "web.listen": "--web.listen-address", "storage.path": "--storage.path", "actions.mode": "--mode",
+        "alertmanagers": "--alertmanager.url", "log.level": "--log.level"}
+    assert re.search(r"targets\[0\]\.memory\.main +550MiB +MEMORY_THRESHOLD_MB\n", describe(settings))
+
+
+def test_the_environment_is_compared_with_rss() -> None:
+    """The seeds' variables are MB of 1024² bytes, of RSS; an empty one is not set."""
+    env = {**ENV, "MEMORY_THRESHOLD_MB": "1000", "MEMORY_CRITICAL_THRESHOLD_MB": ""}
+    found = resolve(None, load(None, env, Overrides(pid=1)).targets[0].memory)
+    assert (found.main.size_bytes, found.critical.size_bytes, found.basis) == (1000 * MIB, 1200 * MIB, "rss")
+
+
+def test_mistakes_everywhere_come_together(tmp_path: Path) -> None:
+    """File, environment and command line are all looked at before anything is refused."""
+    file = written(tmp_path, "tragets: []\n")
+    found = told(file, {"MEMORY_THRESHOLD_MB": "1GB", "MEMORY_CRITICAL_THRESHOLD_MB": "-1"},
+                 Overrides(pid="x", match="(", web_listen="here", mode="force", log_level="all", memory_main="1000",
+                           alertmanagers=["h:9093"]))
+    assert [line.split(": ")[:2] for line in found.splitlines()] == [
+        [f"{file}:1:1", "unknown key 'tragets', did you mean targets?"],
+        ["environment", "MEMORY_THRESHOLD_MB"], ["environment", "MEMORY_CRITICAL_THRESHOLD_MB"],
+        *(["command line", flag] for flag in ("--pid", "--match", "--memory.main", "--web.listen-address", "--mode",
+                                              "--alertmanager.url", "--log.level"))]
+
+
+@pytest.mark.parametrize(("text", "overrides", "message"), [
+    ("", Overrides(), "targets: there is none: give --pid N, --match REGEX or -- COMMAND"),
+    (ONE, Overrides(pid=1, child=True), "command line: --pid -- COMMAND: only one of these"),
+    (TWO, Overrides(pid=1), "command line: --pid: the file has 2 targets (a, b): say which one is meant with --target"),
+    (TWO, Overrides(memory_main="1GiB"), "--memory.main: the file has 2 targets (a, b)"),
+    (TWO, Overrides(target="c", pid=1), "--target: no target of the file has the name 'c', known here: a, b"),
+    (ONE, Overrides(target="app"), "--target: no target of the file has the name 'app', did you mean api?"),
+    (ONE, Overrides(memory_main="2GiB"),
+     "sidecar.yml:5:13: targets[0].memory: main 2048MiB (command line) is not below critical 600MiB (file)"),
+    ("targets: [{name: a}]", Overrides(), "yml:1:11: targets[0]: 'match' is missing: no process is named for a"),
+])
+def test_what_does_not_fit_together_is_refused(tmp_path: Path, text: str, overrides: Overrides, message: str) -> None:
+    """A command line that is ambiguous or contradicts the file is refused, saying how to resolve it."""
+    assert message in told(written(tmp_path, text), ENV, overrides)
+
+
+def test_the_command_line_speaks_of_one_target(tmp_path: Path) -> None:
+    """--target says which target of the file the other flags are for; the others stay as they are."""
+    settings = load(written(tmp_path, TWO), ENV, Overrides(target="b", pid=77, memory_main="1GiB"))
+    assert [str(target.match) for target in settings.targets] == ["pid 11", "pid 77"]
+    assert (lines(settings, 0)[1], lines(settings, 1)[1]) == (500, 1024)
+    assert settings.origins["targets[1].memory.main"] == "--memory.main"
+    assert settings.origins["targets[0].match"].endswith("sidecar.yml:4")
+    assert [settings.mode(target) for target in settings.targets] == ["observe", "enforce"]
+
+
+def test_a_target_without_a_match_is_the_command(tmp_path: Path) -> None:
+    """A file may leave `match` out when the process is started by the guard."""
+    settings = load(written(tmp_path, "targets: [{name: a, cleanup: [{signal: SIGUSR1}]}]"), ENV, Overrides(child=True))
+    assert str(settings.targets[0].match) == "the command after --"
+    assert settings.mode(settings.targets[0]) == "enforce"
+
+
+def test_warnings_do_not_stop_anything(tmp_path: Path) -> None:
+    """What is odd but usable is said in the description."""
+    settings = load(written(tmp_path, TWO), {**ENV, "MEMORY_THRESHOLD_MB": "100"}, Overrides(mode="enforce"))
+    assert settings.warnings == (
+        "the thresholds in the environment hold for all 2 targets",
+        "mode is enforce, but target a has no cleanup channel: nothing can be asked of it")
+    assert all(f"\nwarning: {warning}" in describe(settings) for warning in settings.warnings)
+
+
+def test_channels_are_what_the_guard_delivers(tmp_path: Path) -> None:
+    """Each cleanup has its channels in the order of the file; a signal map leaves out what it does not name."""
+    target = load(written(tmp_path, """
+targets:
+  - name: a
+    match: {pid: 1}
+    cleanup:
+      - http: {url: "http://127.0.0.1:5/c", timeout: 2s, headers: {X-Token: abc}}
+      - signal: {standard: SIGUSR1, aggressive: SIGUSR2}
+"""), ENV, Overrides()).targets[0]
+    post = Channel("http", url="http://127.0.0.1:5/c", headers=(("X-Token", "abc"),), timeout_seconds=2.0)
+    assert target.channels("light") == (post,)
+    assert target.channels("standard") == (post, Channel("signal", signal=SIGUSR1))
+    assert target.channels("aggressive") == (post, Channel("signal", signal=SIGUSR2))
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither the description nor the repr of the settings holds the value of a header or a password in an URL."""
+    settings = load(CASES / "full.good.yml", ENV, Overrides())
+    assert settings.targets[0].channels("light")[0].headers == (("Authorization", "Bearer s3cret"),)
+    assert "s3cret" not in describe(settings)
+    assert "s3cret" not in repr(settings.targets)
+    assert "s3cret" not in (CASES / "channels.bad.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"targets: \xff\n", "is not UTF-8 text: byte 9 is 0xff"),
+    (b"a: \x01", "not YAML: unacceptable character"),
+    (b"[" * 100_000, "is nested too deeply"),
+    (b"#" * 300_000, "is larger than 262144 characters"),
+    (b"a: 1\n---\nb: 2\n", "not YAML: expected a single document"),
+    (b"targets: &x [*x]", "targets[0]: expected a mapping (key: value), not a list"),
+    (b"x: &a [" + b"{name: a, match: {pid: 1}}," * 400 + b"]\ntargets: *a", "unknown key 'x'"),
+])
+def test_hostile_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """Bytes that are no configuration end in one clear line, not in a traceback or a hanging process."""
+    file = tmp_path / "sidecar.yml"
+    file.write_bytes(content)
+    assert message in told(file, ENV, Overrides())
+
+
+def test_a_small_file_cannot_become_a_large_one(tmp_path: Path) -> None:
+    """Aliases that multiply are cut off at a number of values."""
+    ways = ", ".join(["{signal: SIGUSR1}"] * 1000)
+    text = f"targets:\n- {{name: a0, match: {{pid: 1}}, cleanup: &c [{ways}]}}\n" + "".join(
+        f"- {{name: a{at}, match: {{pid: 1}}, cleanup: *c}}\n" for at in range(1, 200))
+    assert "too many values" in told(written(tmp_path, text), ENV, Overrides())
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A missing file and a folder are told apart from a bad file."""
+    assert "none.yml: cannot be read: No such file or directory" in told(tmp_path / "none.yml", ENV, Overrides(pid=1))
+    assert "cannot be read: Is a directory" in told(tmp_path, ENV, Overrides(pid=1))
+
+
+def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rules, pidfile, kill_switch and storage.path are found wherever the program was started."""
+    (tmp_path / "b [x]").mkdir()
+    for name in ("2.yml", "1.yml"):
+        (tmp_path / "b [x]" / name).touch()
+    file = tmp_path / "b [x]" / "sidecar.yml"
+    file.write_text("targets: [{name: a, match: {pidfile: rag.pid}}]\nrules: [1.yml, '?.yml']\n"
+                    "actions: {kill_switch: stop}\nstorage: {path: state}\n", encoding="utf-8")
+    monkeypatch.chdir("/")
+    settings = load(file, ENV, Overrides())
+    here = file.parent
+    assert settings.rules == (here / "1.yml", here / "2.yml")
+    assert str(settings.targets[0].match) == f"pidfile {here}/rag.pid"
+    assert (settings.actions.kill_switch, settings.storage) == (f"{here}/stop", here / "state")
+
+
+def test_no_rules_at_all_can_be_said(tmp_path: Path) -> None:
+    """An empty list means no rules; only an absent key means the shipped ones."""
+    assert load(written(tmp_path, ONE + "rules: []\n"), ENV, Overrides()).rules == ()
+
+
+def test_where_state_is_kept_without_being_told() -> None:
+    """XDG_STATE_HOME, else the home folder; a relative XDG_STATE_HOME does not count; neither is a clear error."""
+    assert default_storage({"XDG_STATE_HOME": "/x", **ENV}) == Path("/x/rag-sidecar")
+    assert default_storage({"XDG_STATE_HOME": "x", **ENV}) == Path("/home/u/.local/state/rag-sidecar")
+    assert "neither XDG_STATE_HOME nor HOME" in told(None, {}, Overrides(pid=1))
+    assert load(None, {}, Overrides(pid=1, storage_path="/s")).storage == Path("/s")
+    assert environment() == os.environ
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("1B", 1), ("1KiB", 1024), ("1KB", 1024), ("1.5 GiB", 3 << 29), ("1000MB", 1000 * MIB), ("2TB", 2 << 40),
+])
+def test_sizes_are_powers_of_1024(text: str, expected: int) -> None:
+    """KB, MB and GB mean what KiB, MiB and GiB mean; what is shown reads back as the same size."""
+    assert size(text) == expected
+    assert expected < 1024 or size(size_text(expected)) == expected
+
+
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("0s", 0), ("500ms", 0.5), ("1m30s", 90), ("2h", 7200), ("1d", 86400), ("1h1ms", 3600.001),
+])
+def test_durations_are_those_of_prometheus(text: str, seconds: float) -> None:
+    """Durations are written as in a rule file; what is shown reads back as the same duration."""
+    assert duration(text) == seconds
+    assert duration(duration_text(seconds)) == seconds
+
+
+def blocks() -> list[str]:
+    """The YAML blocks of the guide."""
+    return re.findall(r"^```yaml\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("at", range(len(blocks())))
+def test_the_guide_loads(at: int, tmp_path: Path) -> None:
+    """Every YAML block of docs/configuration.md is a file that works."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "own.yml").touch()
+    assert load(written(tmp_path, blocks()[at]), ENV, Overrides()).targets
+
+
+def test_the_guide_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    """The first block of the guide holds every key that there is, and where it shows a default it is the default."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "own.yml").touch()
+    shown = load(written(tmp_path, blocks()[0]), ENV, Overrides())
+    plain = load(None, ENV, Overrides(pid=1))
+    missing = {key for key, _, origin in rows(shown) if origin == "default"}
+    assert missing == {"log.level", "log.format"}
+    assert shown.actions.verification == plain.actions.verification
+    assert dict(shown.actions.policies) == dict(plain.actions.policies)
+    assert dict(shown.actions.cooldown_seconds) == dict(plain.actions.cooldown_seconds)
+    assert (shown.web.listen, shown.job, shown.evaluation_interval_seconds) == (
+        plain.web.listen, plain.job, plain.evaluation_interval_seconds)
+
+
