@@ -16,7 +16,7 @@ from sidecar.thresholds import resolve
 HERE = Path(__file__).parent
 CASES = HERE / "config"
 GUIDE = HERE.parent / "docs" / "configuration.md"
-ENV = {"HOME": "/home/u"}
+ENV = {"HOME": "/srv/u"}
 MIB = 1 << 20
 TWO = """
 targets:
@@ -78,8 +78,8 @@ def test_a_pid_is_enough() -> None:
     assert settings.rules is None
     assert settings.mode(settings.targets[0]) == "observe"
     assert (str(settings.web.listen), settings.instance, settings.job) == ("127.0.0.1:11611",) * 2 + ("rag-sidecar",)
-    assert str(settings.storage) == "/home/u/.local/state/rag-sidecar"
-    assert settings.actions.kill_switch == "/home/u/.local/state/rag-sidecar/kill-switch"
+    assert str(settings.storage) == "/srv/u/.local/state/rag-sidecar"
+    assert settings.actions.kill_switch == "/srv/u/.local/state/rag-sidecar/kill-switch"
     assert settings.alertmanagers == ()
 
 
@@ -258,7 +258,7 @@ def test_no_rules_at_all_can_be_said(tmp_path: Path) -> None:
 def test_where_state_is_kept_without_being_told() -> None:
     """XDG_STATE_HOME, else the home folder; a relative XDG_STATE_HOME does not count; neither is a clear error."""
     assert default_storage({"XDG_STATE_HOME": "/x", **ENV}) == Path("/x/rag-sidecar")
-    assert default_storage({"XDG_STATE_HOME": "x", **ENV}) == Path("/home/u/.local/state/rag-sidecar")
+    assert default_storage({"XDG_STATE_HOME": "x", **ENV}) == Path("/srv/u/.local/state/rag-sidecar")
     assert "neither XDG_STATE_HOME nor HOME" in told(None, {}, Overrides(pid=1))
     assert load(None, {}, Overrides(pid=1, storage_path="/s")).storage == Path("/s")
     assert environment() == os.environ
