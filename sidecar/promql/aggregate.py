@@ -1,0 +1,100 @@
+"""Aggregations: many elements into one for each group. Semantics: promql/engine.go of Prometheus 3."""
+
+import math
+from collections.abc import Callable
+
+from sidecar.errors import QueryError
+from sidecar.model import METRIC_NAME, Labels
+from sidecar.promql import arithmetic
+from sidecar.promql.context import MAX_LABEL_LENGTH, Evaluation, Fading, project
+from sidecar.promql.functions import by_value, check_share
+from sidecar.promql.notation import format_float, quote
+from sidecar.promql.tree import Aggregate
+from sidecar.promql.values import Point, Vector
+
+_LARGEST = 2**63
+_EVERYTHING = Labels()
+
+_REDUCERS: dict[str, Callable[[list[float]], float]] = {
+    "sum": arithmetic.compensated_sum,
+    "avg": arithmetic.mean,
+    "min": lambda values: min((value for value in values if value == value), default=math.nan),
+    "max": lambda values: max((value for value in values if value == value), default=math.nan),
+    "count": lambda values: float(len(values)),
+    "group": lambda values: 1.0,
+    "stdvar": arithmetic.plain_variance,
+    "stddev": lambda values: math.sqrt(arithmetic.plain_variance(values)),
+}
+
+AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_values"))
+
+
+def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float | str | None) -> Vector:
+    """The vector that `expr` makes of `vector`; `parameter` is evaluated already."""
+    if expr.op in ("topk", "bottomk"):
+        return _outermost(expr, vector, _count(parameter))
+    if expr.op == "count_values":
+        return _count_values(ev, expr, vector, str(parameter))
+    if expr.op == "quantile":
+        share = float(parameter or 0.0)
+        check_share(ev, share, expr.parameter.position if expr.parameter else None)
+        return _reduced(expr, vector, lambda values: arithmetic.quantile(share, values))
+    return _reduced(expr, vector, _REDUCERS[expr.op])
+
+
+def group_key(expr: Aggregate, labels: Labels) -> Labels:
+    """The labels that the result of an element's group has."""
+    if expr.without:
+        return project(labels, False, (*expr.grouping, METRIC_NAME))
+    return project(labels, True, expr.grouping) if expr.grouping else _EVERYTHING
+
+
+def _grouped(expr: Aggregate, vector: Vector) -> dict[Labels, list[Point]]:
+    groups: dict[Labels, list[Point]] = {}
+    for point in vector:
+        groups.setdefault(group_key(expr, point.labels), []).append(point)
+    return groups
+
+
+def _reduced(expr: Aggregate, vector: Vector, reduce: Callable[[list[float]], float]) -> Vector:
+    return [
+        Point(_faded(labels, points), reduce([point.value for point in points]))
+        for labels, points in _grouped(expr, vector).items()
+    ]
+
+
+def _faded(labels: Labels, points: list[Point]) -> Labels:
+    """Where a group kept a name (`by (__name__)`) that one of its elements was about to lose, the group loses it."""
+    if METRIC_NAME in labels and any(type(point.labels) is Fading for point in points):
+        return Fading(labels)
+    return labels
+
+
+def _count(parameter: float | str | None) -> int:
+    wanted = float(parameter or 0.0)
+    if wanted != wanted:
+        raise QueryError("Parameter value is NaN")
+    if not -_LARGEST <= wanted < _LARGEST:
+        raise QueryError(f"Scalar value {format_float(wanted)} overflows int64")
+    return int(wanted)
+
+
+def _outermost(expr: Aggregate, vector: Vector, count: int) -> Vector:
+    if count < 1:
+        return []
+    return [
+        point
+        for points in _grouped(expr, vector).values()
+        for point in by_value(points, descending=expr.op == "topk")[:count]
+    ]
+
+
+def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Vector:
+    if not label or len(label) > MAX_LABEL_LENGTH or any(0x7F <= ord(char) < 0x100 for char in label):
+        raise QueryError(f"invalid label name {quote(label)}", position=expr.position)
+    counts: dict[Labels, int] = {}
+    for labels, value in vector:
+        # The label's own old value takes no part: the new one overwrites it before elements are grouped.
+        key = group_key(expr, labels).merged({label: format_float(value)})
+        counts[key] = counts.get(key, 0) + 1
+    return [Point(labels, float(count)) for labels, count in counts.items()]

@@ -1,0 +1,139 @@
+"""What an evaluation carries along: its data, its moment, its limits, and what it has to remark."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from sidecar.errors import QueryError
+from sidecar.model import METRIC_NAME, Labels
+from sidecar.promql.tree import LOOKBACK_SECONDS
+from sidecar.promql.values import Point, Select, Vector
+
+MAX_SAMPLES = 5_000_000
+MAX_LABEL_LENGTH = 65_536
+SUBQUERY_STEP_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How an engine is set. The defaults are Prometheus's own, but for the number of samples.
+
+    `max_samples` bounds what one evaluation may load and produce, all its steps together.
+    `delayed_name_removal` drops metric names at the end of a query, not at each function (a feature flag there).
+    """
+
+    lookback_seconds: float = LOOKBACK_SECONDS
+    subquery_step_seconds: float = SUBQUERY_STEP_SECONDS
+    max_samples: int = MAX_SAMPLES
+    delayed_name_removal: bool = False
+
+
+class Note(NamedTuple):
+    """A remark on a query that ran. `position` is the offset of the node it is about, where that is known."""
+
+    severity: Literal["warning", "info"]
+    message: str
+    position: int | None
+
+    def render(self, text: str) -> str:
+        """The remark as Prometheus words it, with line and column in `text`, the query."""
+        shown = f"PromQL {self.severity}: {self.message}"
+        if self.position is None:
+            return shown
+        before = text[:self.position]
+        return f"{shown} ({before.count(chr(10)) + 1}:{self.position - before.rfind(chr(10))})"
+
+
+class Window(NamedTuple):
+    """The samples of one series in the left-open range (start, end], stale markers left out. `at` is the evaluation."""
+
+    labels: Labels
+    times: Sequence[float]
+    values: Sequence[float]
+    start: float
+    end: float
+    at: float
+
+
+Operand = float | str | Vector | list[Window]
+"""What a node evaluates to while an evaluation runs; outside, a range is a list of Series."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """Samples loaded and produced so far. Lives as long as one evaluation."""
+
+    limit: int
+    spent: int = 0
+
+
+class Fading(Labels):
+    """Labels whose metric name goes at the end of the query: equal to plain ones, told apart by their class alone.
+
+    So the flag that Prometheus keeps beside each sample needs no field in Point, which almost no query would use.
+    """
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """One moment of one evaluation. `start`, `end` and `step_seconds` are those of the whole query."""
+
+    select: Select
+    at: float
+    start: float
+    end: float
+    step_seconds: float
+    options: Options
+    budget: Budget
+    notes: list[Note] | None = field(default=None)
+
+    def moved(self, at: float) -> "Evaluation":
+        """The same evaluation at another moment."""
+        return replace(self, at=at)
+
+    def charge(self, samples: int) -> None:
+        """Count samples against the budget. QueryError once it is spent."""
+        self.budget.spent += samples
+        if self.budget.spent > self.budget.limit:
+            raise QueryError(f"the query needs more than {self.budget.limit} samples",
+                             help="narrow its matchers, shorten its range or lengthen its step")
+
+    def note(self, severity: Literal["warning", "info"], message: str, position: int | None) -> None:
+        """Remember a remark once, if anybody asked for them."""
+        note = Note(severity, message, position)
+        if self.notes is not None and note not in self.notes:
+            self.notes.append(note)
+
+    def nameless(self, labels: Labels) -> Labels:
+        """`labels` of a result that is no longer the metric it was made of."""
+        if self.options.delayed_name_removal:
+            return labels if type(labels) is Fading else Fading(labels)
+        return project(labels, False, _NAME)
+
+    def unique(self, vector: Vector) -> Vector:
+        """`vector` itself. QueryError if two of its elements have the same labels."""
+        if len(vector) > 1 and len({point.labels for point in vector}) < len(vector):
+            raise QueryError("vector cannot contain metrics with the same labelset",
+                             help="two series differ only in their metric name or in a label that was overwritten")
+        return vector
+
+    def finished(self, vector: Vector) -> Vector:
+        """The vector as the asker sees it: names that were to go are gone."""
+        if not self.options.delayed_name_removal:
+            return vector
+        return self.unique([
+            Point(project(point.labels, False, _NAME), point.value) if type(point.labels) is Fading else point
+            for point in vector
+        ])
+
+
+_NAME = (METRIC_NAME,)
+
+
+@lru_cache(maxsize=8192)
+def project(labels: Labels, keep: bool, names: tuple[str, ...]) -> Labels:
+    """`labels` with only `names`, or without them. Remembered, since every tick asks for the same ones again."""
+    return labels.keep(*names) if keep else labels.without(*names)

@@ -1,0 +1,217 @@
+"""Text into tree: the only place that knows the parser package.
+
+What cannot be evaluated here is refused here, by name and with the reason. The package tells operators only by
+`str()`, writes its durations as timedelta and reports no positions; see tokens.py for how nodes get theirs.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal, NoReturn
+
+import promql_parser as parser
+
+from sidecar.errors import QueryError
+from sidecar.model import METRIC_NAME
+from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS
+from sidecar.promql.regex import predicate
+from sidecar.promql.tokens import Landmarks, tokenize
+from sidecar.promql.tree import (
+    Aggregate,
+    At,
+    Binary,
+    Call,
+    Cardinality,
+    Expr,
+    Matching,
+    MatrixSelector,
+    NumberLiteral,
+    Paren,
+    StringLiteral,
+    Subquery,
+    Unary,
+    VectorSelector,
+)
+from sidecar.promql.values import Matcher
+
+_MATCH_OPS: dict[str, Literal["=", "!=", "=~", "!~"]] = {
+    "MatchOp.Equal": "=", "MatchOp.NotEqual": "!=", "MatchOp.Re": "=~", "MatchOp.NotRe": "!~",
+}
+_CARDINALITIES: dict[str, Cardinality] = {
+    "VectorMatchCardinality.OneToOne": "one-to-one", "VectorMatchCardinality.ManyToOne": "many-to-one",
+    "VectorMatchCardinality.OneToMany": "one-to-many", "VectorMatchCardinality.ManyToMany": "many-to-many",
+}
+_NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar",
+           "histogram_fraction", "histogram_quantiles")
+_EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(maxsize=512)
+def parse(text: str, *, experimental: bool = False) -> Expr:
+    """The tree of an expression. QueryError, with the position where it is known, if it cannot be evaluated.
+
+    `experimental` admits the functions that Prometheus has behind --enable-feature=promql-experimental-functions.
+    """
+    tokens = tokenize(text)
+    _refuse_early_times([token.text for token in tokens])
+    try:
+        found = parser.parse(text)
+        return _Conversion(Landmarks(tokens), experimental).convert(found)
+    except (ValueError, OverflowError) as error:
+        raise QueryError(f"cannot parse the expression: {error}", help=_hint(text)) from None
+
+
+def parse_matchers(text: str) -> tuple[Matcher, ...]:
+    """The matchers of a plain series selector (`match[]` of Prometheus's API). QueryError for anything else."""
+    expr = parse(text)
+    if not isinstance(expr, VectorSelector) or expr.offset_seconds or expr.at is not None:
+        raise QueryError(f"{text!r} is not a series selector", help='write a name, matchers in braces, or both')
+    return expr.matchers
+
+
+def _refuse_early_times(texts: list[str]) -> None:
+    # The package keeps no time before 1970 and ends in a panic when it is asked for one.
+    for before, after in pairwise(texts):
+        if before == "@" and after == "-":
+            raise QueryError("times before 1970 after @ are not supported")
+
+
+def _hint(text: str) -> str:
+    words = {token.text for token in tokenize(text)}
+    for word, what in (("anchored", "anchored ranges"), ("smoothed", "smoothed ranges")):
+        if word in words:
+            return f"{what} are not supported"
+    return "check brackets and operators; durations cannot be computed, and histogram operators are not supported"
+
+
+class _Conversion:
+    """One tree on its way from the package's nodes to ours. Nodes are visited in the order they were written."""
+
+    def __init__(self, landmarks: Landmarks, experimental: bool) -> None:
+        self._landmarks = landmarks
+        self._experimental = experimental
+
+    def convert(self, node: Any) -> Expr:
+        return _CONVERTERS[type(node)](self, node)
+
+    def _place(self, *texts: str, kinds: tuple[str, ...] = ()) -> int | None:
+        token = self._landmarks.find(*texts, kinds=kinds)
+        return token.position if token else None
+
+    def _opened(self, name: str) -> int | None:
+        position = self._place(name.lower())
+        self._landmarks.find("(")
+        return position
+
+    def number(self, node: Any) -> Expr:
+        token = self._landmarks.find(kinds=("number", "duration"))
+        duration = token is not None and token.kind == "duration"
+        return NumberLiteral(node.val, duration, token.position if token else None)
+
+    def string(self, node: Any) -> Expr:
+        return StringLiteral(node.val, self._place(kinds=("string",)))
+
+    def vector(self, node: Any) -> VectorSelector:
+        position = self._place((node.name or "{").lower())
+        if node.matchers.or_matchers:
+            _refuse("`or` between matchers", "Prometheus has no such syntax", position)
+        matchers = tuple(Matcher(m.name, _MATCH_OPS[str(m.op)], m.value) for m in node.matchers.matchers)
+        for matcher in matchers:
+            predicate(matcher)
+        if node.name:
+            matchers = (*matchers, Matcher(METRIC_NAME, "=", node.name))
+        return VectorSelector(node.name or "", matchers, _seconds(node.offset), _at(node.at), position)
+
+    def matrix(self, node: Any) -> Expr:
+        selector = self.vector(node.vector_selector)
+        return MatrixSelector(selector, _seconds(node.range), selector.position)
+
+    def subquery(self, node: Any) -> Expr:
+        expr = self.convert(node.expr)
+        return Subquery(expr, _seconds(node.range), _seconds(node.step), _seconds(node.offset), _at(node.at),
+                        expr.position)
+
+    def call(self, node: Any) -> Expr:
+        name = node.func.name
+        position = self._opened(name)
+        if name in _NATIVE:
+            _refuse(f"{name}()", "it works on native histograms, which are not stored here", position)
+        if name not in FUNCTIONS:
+            _refuse(f"{name}()", "it is not implemented here", position)
+        if (node.func.experimental or name in EXPERIMENTAL) and not self._experimental:
+            _refuse(f"{name}()", "it is experimental in Prometheus and may change there", position)
+        return Call(name, tuple(map(self.convert, node.args)), position)
+
+    def unary(self, node: Any) -> Expr:
+        expr = self.convert(node.expr)
+        return Unary("-", expr, expr.position)
+
+    def paren(self, node: Any) -> Expr:
+        position = self._place("(")
+        return Paren(self.convert(node.expr), position)
+
+    def binary(self, node: Any) -> Expr:
+        left = self.convert(node.lhs)
+        right = self.convert(node.rhs)
+        op, modifier = str(node.op), node.modifier
+        if modifier is None:
+            cardinality: Cardinality = "many-to-many" if op in ("and", "or", "unless") else "one-to-one"
+            return Binary(op, left, right, Matching(cardinality=cardinality), position=left.position)
+        fill = modifier.fill_values
+        if fill is not None and (fill.lhs is not None or fill.rhs is not None):
+            _refuse("fill()", "it is experimental in Prometheus and may change there", left.position)
+        labels = modifier.matching
+        matching = Matching(
+            on=labels is not None and str(labels.type).endswith("Include"),
+            labels=tuple(labels.labels) if labels is not None else (),
+            cardinality=_CARDINALITIES[str(modifier.card)],
+            include=tuple(modifier.group_labels or ()),
+        )
+        return Binary(op, left, right, matching, bool(modifier.return_bool), left.position)
+
+    def aggregate(self, node: Any) -> Expr:
+        op = str(node.op)
+        position = self._opened(op)
+        if op in _EXPERIMENTAL_AGGREGATIONS:
+            _refuse(f"{op}()", "it is experimental in Prometheus and may change there", position)
+        parameter = self.convert(node.param) if node.param is not None else None
+        expr = self.convert(node.expr)
+        modifier = node.modifier
+        grouping = tuple(modifier.labels) if modifier is not None else ()
+        without = modifier is not None and str(modifier.type).endswith("Without")
+        return Aggregate(op, expr, parameter, grouping, without, position)
+
+
+def _refuse(what: str, why: str, position: int | None) -> NoReturn:
+    raise QueryError(f"{what} cannot be evaluated: {why}", position=position)
+
+
+def _seconds(delta: timedelta | None) -> float:
+    return 0.0 if delta is None else round(delta.total_seconds(), 3)
+
+
+def _at(modifier: Any) -> At:
+    if modifier is None:
+        return None
+    kind = str(modifier.type)
+    if kind.endswith("Start"):
+        return "start"
+    if kind.endswith("End"):
+        return "end"
+    return round((modifier.at - _EPOCH).total_seconds(), 3)
+
+
+_CONVERTERS: dict[type[Any], Callable[[_Conversion, Any], Expr]] = {
+    parser.NumberLiteral: _Conversion.number,
+    parser.StringLiteral: _Conversion.string,
+    parser.VectorSelector: _Conversion.vector,
+    parser.MatrixSelector: _Conversion.matrix,
+    parser.SubqueryExpr: _Conversion.subquery,
+    parser.Call: _Conversion.call,
+    parser.UnaryExpr: _Conversion.unary,
+    parser.ParenExpr: _Conversion.paren,
+    parser.BinaryExpr: _Conversion.binary,
+    parser.AggregateExpr: _Conversion.aggregate,
+}
