@@ -13,7 +13,7 @@ class RecordingSpec:
     name: str
     expr: Expr
     labels: Mapping[str, str] = field(default_factory=dict)
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class AlertingSpec:
     keep_firing_for_seconds: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 RuleSpec = RecordingSpec | AlertingSpec

@@ -1,0 +1,129 @@
+"""Alerting rules: inactive → pending → firing → resolved, with `for` and `keep_firing_for`.
+
+Semantics: Prometheus 3 (rules/alerting.go). An alert's identity is its final set of labels. Every alert is a frozen
+value that an evaluation replaces, so what was handed out never changes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from sidecar.errors import QueryError
+from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample
+from sidecar.promql.evaluate import Query
+from sidecar.promql.values import Point
+from sidecar.rules.rule import Rule, Terms, as_vector
+from sidecar.rules.spec import AlertingSpec
+from sidecar.rules.template import Template
+
+RESOLVED_RETENTION_SECONDS = 15 * 60
+"""How long a resolved alert is kept, so that its end can be told again to whoever missed it."""
+
+_ORDER: tuple[AlertState, ...] = ("inactive", "pending", "firing")
+
+
+def _elapsed(since: float, at: float) -> float:
+    """Seconds between two moments to the millisecond, so that 30 s are 30 s for floats too."""
+    return round(at - since, 3)
+
+
+class AlertingRule(Rule):
+    """One `alert` rule and its alerts. Lives as long as its group; a reload hands its alerts on."""
+
+    spec: AlertingSpec
+
+    def __init__(self, spec: AlertingSpec, terms: Terms) -> None:
+        super().__init__(spec, terms)
+        self._expr = str(spec.expr)
+        self._labels = {name: Template(text, spec.name) for name, text in spec.labels.items()}
+        self._annotations = {name: Template(text, spec.name) for name, text in spec.annotations.items()}
+        self._alerts: dict[Labels, Alert] = {}
+
+    @property
+    def state(self) -> AlertState:
+        """The strongest state among the alerts."""
+        return max((alert.state for alert in self._alerts.values()), key=_ORDER.index, default="inactive")
+
+    def alerts(self) -> list[Alert]:
+        """Pending, firing, and resolved ones of the last 15 minutes (state `inactive`)."""
+        return list(self._alerts.values())
+
+    def adopt(self, alerts: Iterable[Alert]) -> None:
+        """Go on with alerts from before a reload or a restart; those that cannot be this rule's are passed over."""
+        fixed = [(name, text) for name, text in self.spec.labels.items() if "{{" not in text]
+        self._alerts = {alert.labels: alert for alert in alerts if alert.name == self.name
+                        and all(alert.labels.get(name, "") == text for name, text in fixed)}
+
+    def judge(self, at: float, query: Query) -> list[Sample]:
+        """Move every alert on and return the ALERTS and ALERTS_FOR_STATE samples.
+
+        QueryError for a query that fails, two elements with the same final labels (both leave the alerts as they
+        are), and more alerts than the group's limit (which drops them all).
+        """
+        stamp = at - self.terms.query_offset_seconds
+        found: dict[Labels, Point] = {}
+        for point in as_vector(query(self.spec.expr, stamp)):
+            labels = self.final_labels(point, at, query)
+            if labels in found:
+                raise QueryError("vector contains metrics with the same labelset after applying alert labels",
+                                 help="aggregate the expression, or keep the labels that tell its elements apart")
+            found[labels] = point
+        moved = [self._present(labels, point, at, query) for labels, point in found.items()]
+        moved += [kept for labels, alert in self._alerts.items()
+                  if labels not in found and (kept := self._absent(alert, at)) is not None]
+        alerts = [self._held(alert, at) for alert in moved]
+        active = [alert for alert in alerts if alert.state != "inactive"]
+        if self.terms.limit and len(active) > self.terms.limit:
+            self._alerts = {}
+            raise QueryError(f"exceeded limit of {self.terms.limit} with {len(active)} alerts")
+        self._alerts = {alert.labels: alert for alert in alerts}
+        return [sample for alert in active for sample in _samples(alert, stamp)]
+
+    def final_labels(self, point: Point, at: float, query: Query) -> Labels:
+        """The alert's labels for one element: its own less the name, then the rule's (an empty one deletes)."""
+        own = {name: template.expand(point, at, query, self.terms.surroundings)
+               for name, template in self._labels.items()}
+        return point.labels.merged({METRIC_NAME: "", **own, "alertname": self.name})
+
+    def _present(self, labels: Labels, point: Point, at: float, query: Query) -> Alert:
+        """The alert of an element that the expression gave just now."""
+        annotations = {name: template.expand(point, at, query, self.terms.surroundings)
+                       for name, template in self._annotations.items()}
+        known = self._alerts.get(labels)
+        if known is None or known.state == "inactive":
+            return Alert(
+                labels=labels, annotations=annotations, state="pending", condition=True, value=point.value,
+                active_at=at, fired_at=None, resolved_at=None, keep_firing_since=None, last_evaluation=at,
+                interval_seconds=self.terms.interval_seconds, expr=self._expr)
+        return replace(known, annotations=annotations, condition=True, value=point.value, keep_firing_since=None,
+                       last_evaluation=at, interval_seconds=self.terms.interval_seconds, expr=self._expr)
+
+    def _absent(self, alert: Alert, at: float) -> Alert | None:
+        """An alert whose element is gone: steadied by `keep_firing_for`, resolved, kept for a while, or forgotten."""
+        if alert.state == "pending":
+            return None
+        if alert.state == "inactive":
+            ended = alert.resolved_at if alert.resolved_at is not None else at
+            return None if _elapsed(ended, at) > RESOLVED_RETENTION_SECONDS else alert
+        since = alert.keep_firing_since
+        if self.spec.keep_firing_for_seconds and since is None:
+            since = at
+        if since is not None and _elapsed(since, at) < self.spec.keep_firing_for_seconds:
+            return replace(alert, condition=False, keep_firing_since=since, last_evaluation=at)
+        return replace(alert, state="inactive", condition=False, resolved_at=at, keep_firing_since=since,
+                       last_evaluation=at)
+
+    def _held(self, alert: Alert, at: float) -> Alert:
+        """Pending becomes firing when `for` has passed, and firing pending again when a reload has lengthened it."""
+        waited = _elapsed(alert.active_at, at) >= self.spec.for_seconds
+        if alert.state == "pending" and waited:
+            return replace(alert, state="firing", fired_at=at)
+        if alert.state == "firing" and not waited:
+            return replace(alert, state="pending", fired_at=None, keep_firing_since=None)
+        return alert
+
+
+def _samples(alert: Alert, stamp: float) -> tuple[Sample, Sample]:
+    return (
+        Sample(alert.labels.merged({METRIC_NAME: "ALERTS", "alertstate": alert.state}), 1.0, stamp),
+        Sample(alert.labels.merged({METRIC_NAME: "ALERTS_FOR_STATE"}), alert.active_at, stamp),
+    )

@@ -1,0 +1,145 @@
+"""A group of rules: when it is due, and its evaluation, one rule after the other at one moment.
+
+Semantics: Prometheus 3 (rules/group.go). The moment of an evaluation is its slot, not the clock: slots lie one
+interval apart, shifted by a hash of the group's name, so that many groups do not all run at once.
+"""
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+
+from sidecar.model import STALE, Alert, Labels, Sample
+from sidecar.promql.evaluate import Query
+from sidecar.rules.alerting import AlertingRule
+from sidecar.rules.recording import RecordingRule
+from sidecar.rules.rule import Rule, Terms
+from sidecar.rules.spec import AlertingSpec, GroupSpec, RuleSpec
+from sidecar.rules.template import Surroundings
+
+Append = Callable[[Iterable[Sample]], object]
+"""Where the samples of one rule go before the next rule is evaluated: the store's `append`."""
+
+_SMALLEST_STEP_SECONDS = 0.001
+
+
+class Group:
+    """The rules of one group and their state. Lives until a reload changes the group; its one writer is the tick.
+
+    `last_duration_seconds` is set by the caller, who has the clock. The counters only ever grow.
+    """
+
+    def __init__(self, spec: GroupSpec, *, default_interval_seconds: float, external_labels: Mapping[str, str],
+                 external_url: str) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.file = spec.file
+        self.interval_seconds = spec.interval_seconds or default_interval_seconds
+        terms = Terms(self.interval_seconds, spec.limit, spec.query_offset_seconds,
+                      Surroundings(dict(external_labels), external_url))
+        self.rules: tuple[Rule, ...] = tuple(_rule(one, terms) for one in spec.rules)
+        self.evaluations = 0
+        self.failures = 0
+        self.iterations = 0
+        self.missed = 0
+        self.last_evaluation: float | None = None
+        self.last_samples = 0
+        self.last_duration_seconds = 0.0
+        self._next_slot_ms: int | None = None
+        self._orphans: frozenset[Labels] = frozenset()
+
+    @property
+    def alerting_rules(self) -> tuple[AlertingRule, ...]:
+        """The rules that make alerts."""
+        return tuple(rule for rule in self.rules if isinstance(rule, AlertingRule))
+
+    def due(self, now: float) -> float | None:
+        """The slot to evaluate now (Unix seconds, at most `now`), or None.
+
+        The first slot is the next one after the first call. A slot is given once; those that went by unused are
+        counted in `missed` and never made up for.
+        """
+        now_ms, interval_ms = int(now * 1000), max(1, round(self.interval_seconds * 1000))
+        offset_ms = zlib.crc32(f"{self.name}\0{self.file}".encode()) % interval_ms
+        slot_ms = (now_ms - offset_ms) // interval_ms * interval_ms + offset_ms
+        if self._next_slot_ms is None:
+            self._next_slot_ms = slot_ms if slot_ms == now_ms else slot_ms + interval_ms
+        if slot_ms < self._next_slot_ms:
+            if slot_ms < self._next_slot_ms - interval_ms:  # the clock was set back: start anew from here
+                self._next_slot_ms = slot_ms + interval_ms
+            return None
+        self.missed += (slot_ms - self._next_slot_ms) // interval_ms
+        self._next_slot_ms = slot_ms + interval_ms
+        return slot_ms / 1000
+
+    def evaluate(self, at: float, query: Query, append: Append) -> None:
+        """Evaluate every rule at `at`, appending what each one writes before the next one looks.
+
+        A rule that fails says so in its `health`; the others go on. A rule that was already evaluated at `at` or
+        later (see `evaluate_rule`) is left alone: its alerts never go back in time.
+        """
+        self.iterations += 1
+        self.last_evaluation = at
+        self.last_samples = 0
+        if self._orphans:
+            append([Sample(labels, STALE, at - self.spec.query_offset_seconds) for labels in self._orphans])
+            self._orphans = frozenset()
+        for rule in self.rules:
+            if rule.last_evaluation is None or rule.last_evaluation < at:
+                self._run(rule, at, query, append)
+
+    def evaluate_rule(self, rule: Rule, at: float, query: Query, append: Append) -> None:
+        """Evaluate one rule between slots: at `at`, or just after its last evaluation if that was later."""
+        if rule.last_evaluation is not None:
+            at = max(at, round(rule.last_evaluation + _SMALLEST_STEP_SECONDS, 3))
+        self._run(rule, at, query, append)
+
+    def _run(self, rule: Rule, at: float, query: Query, append: Append) -> None:
+        samples = rule.run(at, query)
+        self.evaluations += 1
+        self.failures += rule.health == "err"
+        self.last_samples += len(samples)
+        append(samples)
+
+    def alerts(self) -> list[Alert]:
+        """Every alert of every rule: pending, firing, and resolved ones of the last 15 minutes."""
+        return [alert for rule in self.alerting_rules for alert in rule.alerts()]
+
+    def restore(self, alerts: Iterable[Alert]) -> None:
+        """Go on with alerts journalled before a restart, whatever their `for`: `startsAt` and holds survive."""
+        known = tuple(alerts)
+        for rule in self.alerting_rules:
+            rule.adopt(known)
+
+    def copy_state(self, old: "Group") -> None:
+        """Go on from where `old`, this group before a reload, stopped.
+
+        Rules are matched by kind, name and labels, in order. Series of rules that are gone become stale at the next
+        evaluation.
+        """
+        left: dict[object, list[Rule]] = {}
+        for rule in old.rules:
+            left.setdefault(_identity(rule), []).append(rule)
+        for rule in self.rules:
+            if before := left.get(_identity(rule)):
+                _take_over(rule, before.pop(0))
+        self._orphans = old._orphans | {labels for rules in left.values() for rule in rules for labels in rule.written}
+        self._orphans -= {labels for rule in self.rules for labels in rule.written}
+
+    def end(self, at: float) -> list[Sample]:
+        """Stale markers for everything this group wrote: what to append when a reload drops it."""
+        written = self._orphans.union(*(rule.written for rule in self.rules))
+        return [Sample(labels, STALE, at) for labels in written]
+
+
+def _rule(spec: RuleSpec, terms: Terms) -> Rule:
+    return AlertingRule(spec, terms) if isinstance(spec, AlertingSpec) else RecordingRule(spec, terms)
+
+
+def _identity(rule: Rule) -> object:
+    return type(rule), rule.name, tuple(sorted(rule.spec.labels.items()))
+
+
+def _take_over(rule: Rule, old: Rule) -> None:
+    rule.written, rule.last_evaluation = old.written, old.last_evaluation
+    rule.health, rule.last_error = old.health, old.last_error
+    if isinstance(rule, AlertingRule) and isinstance(old, AlertingRule):
+        rule.adopt(old.alerts())
