@@ -165,20 +165,13 @@ class Deliveries:
         """See which signals have been taken and which deadlines have passed; seconds until that is to be done again."""
         wait = 1.0
         for flight in list(self._flights.values()):
-            if flight.channel and flight.channel.kind == "signal" and not self._still_pending(flight):
+            if flight.channel and flight.channel.kind == "signal" and not _still_pending(flight):
                 self._end(flight, "answered", duration_seconds=now - flight.asked_at)
             elif now >= flight.deadline:
                 self._failed(flight, "timeout", "no answer" if flight.errand else "the signal is still pending")
             else:
                 wait = min(wait, 0.002 if now - flight.asked_at < 0.1 else 0.02)
         return wait
-
-    def _still_pending(self, flight: Flight) -> bool:
-        assert flight.channel
-        try:
-            return flight.watch.process.pending(flight.channel.signal)
-        except (OSError, KeyError, ValueError):
-            return False
 
     def _tell_of(self, flight: Flight, kind: str, **detail: Any) -> None:
         channel = flight.channel.kind if flight.channel else ""
@@ -189,3 +182,11 @@ class Deliveries:
         self._tell_of(flight, kind, **detail)
         if kind == "refused":
             self._tell_of(flight, "spent")
+
+
+def _still_pending(flight: Flight) -> bool:
+    assert flight.channel
+    try:
+        return flight.watch.process.pending(flight.channel.signal)
+    except (OSError, KeyError, ValueError):
+        return False

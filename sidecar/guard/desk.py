@@ -36,9 +36,10 @@ class Desk:
             return False
         self.sock, theirs = pair()
         fd = theirs.fileno()
-        self.pid = spawn([*program("sidecar"), "desk", "--guard-fd", str(fd), *self._arguments], fd)
-        theirs.close()
         self.starts += 1
+        first = ["--guard-fd", str(fd), "--starts", str(self.starts)]
+        self.pid = spawn([*program("sidecar"), "desk", *first, *self._arguments], fd)
+        theirs.close()
         self.greeted = False
         self._started_at = self._heard_at = now
         return True

@@ -166,8 +166,7 @@ class Guard:
         self._desk.hello()
         if self._desk.sock:
             wire.send(self._desk.sock, wire.encode(
-                "welcome", program_pid=self._program_pid, starts=self._desk.starts,
-                watched=self._watchlist.identities()))
+                "welcome", program_pid=self._program_pid, watched=self._watchlist.identities()))
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)

@@ -1,0 +1,437 @@
+"""The guard's hands: what it delivers, to whom, and above all what it never delivers. Real processes, no desk."""
+
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Target, wait_until
+from servers import free_port
+
+from sidecar.guard.children import program
+from sidecar.guard.deliver import Deliveries
+from sidecar.guard.record import FlightRecord
+from sidecar.guard.watchlist import Watchlist
+from sidecar.guard.wire import Channel, Event, Order, decode, encode, event, pair
+from sidecar.procfs import Identity, identify
+
+MIB = 1 << 20
+USR1 = Channel("signal", signal=int(signal.SIGUSR1))
+ANON = ["anon", "", ""]
+
+
+class Hands:
+    """The guard without its desk: its watchlist and its deliveries, looked after by hand."""
+
+    def __init__(self) -> None:
+        self.record = FlightRecord()
+        self.epoll = select.epoll()
+        self.deliveries = Deliveries(self.record.tell)
+        self.watchlist = Watchlist(self.record.tell, self.deliveries, self.epoll)
+        self._ours, self._theirs = pair()
+        self.events: list[Event] = []
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.watchlist.unwatch("t")
+        self.epoll.close()
+        self._ours.close()
+        self._theirs.close()
+
+    def turn(self) -> None:
+        """One turn of the guard's loop, as guard.py has it."""
+        now = time.monotonic()
+        wait = min(0.05, self.watchlist.wait_seconds(now), self.deliveries.poll(now))
+        for fd, _ in self.epoll.poll(wait):
+            self.watchlist.ended(fd)
+        if self.deliveries.courier and not self.deliveries.take_answers():
+            self.deliveries.courier_gone()
+        now = time.monotonic()
+        self.watchlist.look(now)
+        self.deliveries.poll(now)
+        self.record.flush(self._ours)
+        while select.select([self._theirs], [], [], 0)[0]:
+            self.events.append(event(decode(self._theirs.recv(65536))[1]["event"]))
+
+    def until(self, kind: str, seconds: float = 10.0) -> Event:
+        """Turn until an event of this kind has been told; that event."""
+        def told() -> Event | None:
+            self.turn()
+            return next((each for each in self.events if each.kind == kind), None)
+
+        return wait_until(told, seconds, f"the event {kind!r}")
+
+    def kinds(self) -> list[str]:
+        """The kinds of all events so far."""
+        return [each.kind for each in self.events]
+
+    def watch(self, target: Target, identity: Identity | None = None) -> None:
+        """Put a program under watch by its anonymous memory."""
+        self.watchlist.watch("t", list(identity or identify(target.pid)), ANON)
+
+    def stand(self, **changes: Any) -> None:
+        """A standing order, as it comes over the wire."""
+        sent = json.loads(encode("orders", orders=[order(**changes)]))
+        self.watchlist.stand("t", sent["orders"], seen=10**6)
+
+    def deliver(self, **changes: Any) -> None:
+        """An order for now, as it comes over the wire."""
+        self.watchlist.deliver(json.loads(encode("deliver", order=order(**changes)))["order"], seen=10**6)
+
+
+def order(**changes: Any) -> Order:
+    """An aggressive cleanup by SIGUSR1 above 60 MiB."""
+    usual = Order("o", "t", "aggressive", (USR1,), {"alertname": "RagMemoryCritical"}, 60.0 * MIB)
+    return usual._replace(**changes)
+
+
+@pytest.fixture
+def hands() -> Iterator[Hands]:
+    """A guard without a desk."""
+    made = Hands()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def courier(hands: Hands) -> Iterator[subprocess.Popen[bytes]]:
+    """A real courier process, connected."""
+    ours, theirs = pair()
+    command = [*program("sidecar.guard.courier"), str(theirs.fileno())]
+    process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+    theirs.close()
+    hands.deliveries.courier = ours
+    yield process
+    ours.close()
+    process.kill()
+    process.wait()
+
+
+def test_standing_order_is_carried_out_at_the_crossing(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """The signal is sent when the line is crossed, not before, and the event says what was used."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    hands.watch(target)
+    hands.stand()
+    for _ in range(20):
+        hands.turn()
+    assert hands.events == []
+
+    target.tell("grow 100")
+    crossed, answered = hands.until("crossed"), hands.until("answered")
+
+    assert crossed.detail["used_bytes"] > 60 * MIB
+    assert crossed.detail["labels"] == {"alertname": "RagMemoryCritical"}
+    assert answered.detail["channel"] == "signal"
+    assert hands.kinds() == ["crossed", "delivered", "answered"]
+
+
+def test_signal_without_a_handler_is_refused_and_the_process_lives(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """SIGUSR1 kills a process that does not catch it: it is never sent there."""
+    target = spawn("no_handler")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.stand()
+
+    refused = hands.until("refused")
+    hands.until("spent")
+
+    assert refused.detail["reason"] == "signal_default"
+    assert target.process.poll() is None
+
+
+def test_ignored_signal_is_refused(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """A signal that the process ignores would be lost: that is told instead."""
+    target = spawn("no_handler", preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver()
+
+    assert hands.until("refused").detail["reason"] == "signal_ignored"
+
+
+def test_dry_run_walks_through_everything_and_delivers_nothing(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """The events are those of a delivery, and the handler never runs."""
+    handled = tmp_path / "handled"
+    target = spawn("leaky", "--handle", "SIGUSR1", "--handled", str(handled))
+    hands.watch(target)
+    held = target.tell("grow 100")
+    hands.stand(dry_run=True)
+
+    answered = hands.until("answered")
+
+    assert answered.detail["dry_run"] is True
+    assert target.tell("grow 0") == held
+    assert not handled.exists()
+
+
+def test_nothing_is_delivered_while_the_kill_switch_exists(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """The file alone stops the guard, whatever the desk has ordered."""
+    switch = tmp_path / "kill-switch"
+    switch.touch()
+    hands.deliveries.kill_switch = str(switch)
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    hands.watch(target)
+    held = target.tell("grow 100")
+    hands.stand()
+
+    assert hands.until("refused").detail["reason"] == "kill_switch"
+    for _ in range(20):
+        hands.turn()
+    assert target.tell("grow 0") == held
+
+
+def test_process_with_the_same_pid_but_another_start_is_not_taken(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """A recycled pid is another process: it is not watched and gets nothing."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    real = identify(target.pid)
+    hands.watch(target, real._replace(start_time_ticks=real.start_time_ticks - 1))
+    target.tell("grow 100")
+    hands.stand()
+    hands.deliver()
+
+    assert hands.until("changed").target == "t"
+    assert hands.until("spent")
+    assert "delivered" not in hands.kinds()
+
+
+def test_no_delivery_after_the_program_has_been_exchanged_by_exec(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """exec keeps the pid and the start time but not the program: what was meant is gone."""
+    other = tmp_path / "python"
+    other.write_bytes(Path(sys.executable).resolve().read_bytes())
+    other.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "-c", EXEC, str(other)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={"PYTHONHOME": sys.base_prefix, "LD_LIBRARY_PATH": f"{sys.base_prefix}/lib"})
+    try:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        hands.watchlist.watch("t", list(identify(process.pid)), ANON)
+        hands.stand()
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"1\n"
+
+        refused = hands.until("refused")
+
+        assert refused.detail["reason"] == "changed"
+        assert "delivered" not in hands.kinds()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+EXEC = """
+import os, sys
+print("ready", flush=True)
+sys.stdin.readline()
+grow = "import signal, time; signal.signal(10, print); x = bytearray(100 << 20); print(1, flush=True); time.sleep(60)"
+os.execv(sys.argv[1], [sys.argv[1], "-c", grow])
+"""
+
+
+def test_end_of_the_process_is_told_and_orders_end_with_it(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """A target that ends is let go of at once."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    hands.watch(target)
+    hands.stand()
+    target.process.kill()
+
+    assert hands.until("gone").target == "t"
+    assert hands.watchlist.identities() == []
+
+
+def test_order_whose_line_is_no_longer_crossed_is_not_delivered(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """Used bytes are read again right before acting."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    hands.watch(target)
+    hands.deliver()
+
+    recovered = hands.until("recovered")
+
+    assert recovered.detail["used_bytes"] < 60 * MIB
+    assert hands.kinds() == ["recovered"]
+
+
+def test_one_delivery_in_flight_for_a_target(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes]
+) -> None:
+    """While an answer is awaited, neither the standing order nor another one is carried out."""
+    target = spawn("leaky", "--handle", "SIGUSR1", "--http", "0", "--answer", "hang")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup", timeout_seconds=2.0),))
+    hands.until("delivered")
+    hands.stand()
+    hands.deliver()
+    for _ in range(20):
+        hands.turn()
+
+    assert hands.kinds().count("crossed") == 1
+    assert "busy" in hands.kinds()
+    hands.until("failed")  # the first one has run out of time
+    wait_until(lambda: (hands.turn(), hands.kinds().count("crossed") == 2)[1], 5, "the standing order's turn")
+
+
+def test_post_reaches_the_endpoint_with_level_and_id(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """POST /cleanup carries the level, the attempt's id and the configured headers."""
+    requests = tmp_path / "requests"
+    target = spawn("leaky", "--http", "0", "--requests", str(requests))
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup", headers=(("X-Key", "k"),)),))
+
+    answered = hands.until("answered")
+
+    request = json.loads(requests.read_text())
+    assert json.loads(request["body"]) == {"level": "aggressive", "id": answered.order}
+    assert request["headers"]["X-Key"] == "k"
+    assert answered.detail["status"] == 200
+    assert hands.kinds() == ["crossed", "delivered", "answered"]
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    ("error", "http_500"), ("nothing", "RemoteDisconnected"), ("hang", "timeout")])
+def test_endpoint_that_fails_is_followed_by_the_next_channel(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes], answer: str, reason: str
+) -> None:
+    """A refusing, silent or hanging endpoint is told, and the signal is sent instead, under the same id."""
+    target = spawn("leaky", "--handle", "SIGUSR1", "--http", "0", "--answer", answer)
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup", timeout_seconds=1.0), USR1))
+
+    failed, answered = hands.until("failed"), hands.until("answered")
+
+    assert failed.detail["reason"] == reason
+    assert answered.detail["channel"] == "signal"
+    assert answered.order == failed.order
+    assert target.tell("grow 0") == 0
+
+
+@pytest.mark.parametrize("answer", ["html", "huge"])
+def test_odd_answers_do_no_harm(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes], answer: str
+) -> None:
+    """HTML with status 200 counts as accepted; of 100 MB only a bounded part is read; the courier lives on."""
+    target = spawn("leaky", "--http", "0", "--answer", answer)
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup"),))
+
+    answered = hands.until("answered")
+
+    assert len(answered.detail["body"]) <= 2000
+    assert courier.poll() is None
+    peak = Path(f"/proc/{courier.pid}/status").read_text().split("VmHWM:")[1].split()[0]
+    assert int(peak) < 60_000
+
+
+def test_nobody_listens(hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes]) -> None:
+    """A connection that is refused is a failure, and with no other channel the order is spent."""
+    target = spawn("leaky")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"http://127.0.0.1:{free_port()}/cleanup"),))
+
+    assert hands.until("failed").detail["reason"] == "ConnectionRefusedError"
+    assert hands.until("spent")
+
+
+def test_slow_loris_is_cut_off_at_the_total_deadline(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes]
+) -> None:
+    """An answer that drips byte by byte does not outlive the one total deadline."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    dripping = subprocess.Popen([sys.executable, "-c", DRIP, str(listener.fileno())], pass_fds=[listener.fileno()])
+    try:
+        target = spawn("leaky")
+        hands.watch(target)
+        target.tell("grow 100")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/cleanup"
+        hands.deliver(channels=(Channel("http", url=url, timeout_seconds=1.0),))
+
+        assert hands.until("failed").detail["reason"] == "timeout"
+    finally:
+        listener.close()
+        dripping.kill()
+        dripping.wait()
+
+
+DRIP = """
+import socket, sys, time
+peer, _ = socket.socket(fileno=int(sys.argv[1])).accept()
+peer.send(b"HTTP/1.1 200 OK\\r\\nX-Drip: ")
+while True:
+    peer.send(b"x")
+    time.sleep(0.1)
+"""
+
+
+def test_courier_that_dies_costs_one_failed_delivery(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes]
+) -> None:
+    """What a dead courier carried is told as undelivered, and the next channel is used."""
+    target = spawn("leaky", "--handle", "SIGUSR1", "--http", "0", "--answer", "hang")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup", timeout_seconds=30.0), USR1))
+    hands.until("delivered")
+    courier.kill()
+
+    assert hands.until("failed").detail["reason"] == "no_courier"
+    assert hands.until("answered").detail["channel"] == "signal"
+
+
+def test_orders_from_before_the_last_delivery_do_not_lift_the_pause(
+    hands: Hands, spawn: Callable[..., Target]
+) -> None:
+    """A desk that has not yet seen the last delivery cannot make the guard deliver twice."""
+    target = spawn("stubborn")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.stand()
+    hands.until("answered")
+    hands.watchlist.stand("t", json.loads(encode("orders", orders=[order()]))["orders"], seen=0)
+    for _ in range(20):
+        hands.turn()
+
+    assert hands.kinds().count("crossed") == 1
+
+
+def test_events_wait_for_a_desk_that_takes_none() -> None:
+    """A full socket loses nothing; when the record is full the oldest is given up and counted."""
+    record = FlightRecord()
+    ours, theirs = pair()
+    for number in range(2000):
+        record.tell("unreadable", "t", reason="x" * 500)
+        record.flush(ours)
+        if number == 99:
+            record.acknowledged(50)
+    assert record.lost > 0
+    got = []
+    while not got or select.select([theirs], [], [], 0)[0]:
+        record.flush(ours)
+        got.append(event(decode(theirs.recv(65536))[1]["event"]).number)
+        record.flush(ours)
+
+    assert got[-1] == 2000
+    assert got == sorted(got)
+    ours.close()
+    theirs.close()
