@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from servers import AlertRecorder, free_port, running_alertmanager, wait_until
+from aiohttp import web
+from servers import AlertRecorder, free_port, running_alertmanager, running_prometheus, wait_until
 
 from sidecar.errors import SidecarError
 from sidecar.model import Alert, Labels, Sample
@@ -20,6 +22,7 @@ from sidecar.notify import METRICS, Notifier
 from sidecar.notify.alertmanager import without_credentials
 from sidecar.notify.payload import annotations, generator_url, payload, rfc3339
 from sidecar.notify.queue import Message
+from sidecar.web.server import serving
 
 EXTERNAL = "http://vm:11611"
 FIRED = 1795165899.730
@@ -290,6 +293,48 @@ def test_credentials_reach_alertmanager_and_nothing_else(caplog: pytest.LogCaptu
     assert (post.path, post.headers["Authorization"]) == ("/prefix/api/v2/alerts", "Basic YW5uOnMzY3JldA==")
     assert {sample.labels["alertmanager"] for sample in samples} == {f"{recorder.url}/prefix"}
     assert "s3cret" not in "".join(str(record.__dict__) for record in caplog.records)
+
+
+def test_redirects_are_not_followed() -> None:
+    """Alerts and credentials go to the Alertmanager that was configured, not to where it points."""
+    with AlertRecorder() as elsewhere:
+
+        async def point_away(request: web.Request) -> web.Response:
+            asked.append(request.path)
+            return web.Response(status=307, headers={"Location": f"{elsewhere.url}/api/v2/alerts"})
+
+        async def run() -> None:
+            app = web.Application()
+            app.add_routes([web.post("/api/v2/alerts", point_away)])
+            async with serving(app, ["127.0.0.1:0"]) as (url,), Notifier([url], external_url=EXTERNAL) as notifier:
+                notifier.offer([alert()], time.time())
+                await until(lambda: asked, "the post")
+                assert await notifier.drain(time.time() + 0.2) == 1
+
+        asked: list[str] = []
+        asyncio.run(run())
+        assert elsewhere.posts == []
+
+
+def test_documented_relabelling_keeps_prometheus_from_sending_the_same(checkout: Path, tmp_path: Path) -> None:
+    """With the snippet of docs/alertmanager.md a real Prometheus sends its own alerts and none that carry `cleanup`."""
+    page = (checkout / "docs" / "alertmanager.md").read_text()
+    (snippet,) = re.findall(r"```yaml\n(alerting:.*?)```", page, re.DOTALL)
+    rules = tmp_path / "rules.yml"
+    rules.write_text("""
+        groups:
+          - name: g
+            interval: 1s
+            rules:
+              - {alert: Ours, expr: vector(1), labels: {cleanup: light}}
+              - {alert: Fleet, expr: vector(1)}""")
+    with AlertRecorder() as recorder:
+        config = snippet.replace("127.0.0.1:9093", recorder.url.removeprefix("http://"))
+        # It forgets what fires before it has found its Alertmanagers, until the next resend: have that come soon.
+        with running_prometheus(config, tmp_path, [rules], ["--rules.alert.resend-delay=1s"]) as prometheus:
+            wait_until(lambda: len(prometheus.alerts()) == 2, 20, "both alerts to fire")
+            recorder.wait_for(lambda: bool(recorder.posts), 60, "the first post")
+        assert {each["labels"]["alertname"] for each in recorder.alerts()} == {"Fleet"}
 
 
 def test_same_alertmanager_twice_is_one() -> None:

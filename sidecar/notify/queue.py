@@ -111,7 +111,7 @@ class Outbox:
         self._expire(now)
         if self.wait_seconds(now) != 0.0:
             return ()
-        keys = self._next_half() or self._next_keys()
+        keys = self._choose()
         self._under_way = frozenset(keys)
         return tuple(Message(alert, self._ends_at(alert)) for alert in (self._queue[key][0] for key in keys))
 
@@ -184,13 +184,10 @@ class Outbox:
             oldest = next(other for other in self._queue if other not in self._under_way)
             self.counts.overflowed += len(self._queue.pop(oldest))
 
-    def _next_half(self) -> list[Labels]:
+    def _choose(self) -> list[Labels]:
         while self._halves:
             if keys := [key for key in self._halves.pop() if key in self._queue]:
                 return keys
-        return []
-
-    def _next_keys(self) -> list[Labels]:
         sound = [key for key in self._queue if not self._told[key].suspect]
         return sound[:BATCH] or list(self._queue)[:1]
 
