@@ -65,8 +65,24 @@ def add(increment: float, total_so_far: float, compensation: float) -> tuple[flo
     return result, compensation + ((increment - result) + total_so_far)
 
 
-def compensated_sum(values: Iterable[float]) -> float:
+def _finite_sum(values: Sequence[float]) -> tuple[float, float]:
+    """All the steps of `add` in one loop, three times as fast. Right if the sum is finite; otherwise start again."""
+    result = lost = 0.0
+    for value in values:
+        grown = result + value
+        if abs(result) >= abs(value):
+            lost += (result - grown) + value
+        else:
+            lost += (value - grown) + result
+        result = grown
+    return result, lost
+
+
+def compensated_sum(values: Sequence[float]) -> float:
     """The sum of `values` with the digits that plain addition would lose."""
+    result, compensation = _finite_sum(values)
+    if math.isfinite(result):
+        return result + compensation
     result = compensation = 0.0
     for value in values:
         result, compensation = add(value, result, compensation)
@@ -75,6 +91,9 @@ def compensated_sum(values: Iterable[float]) -> float:
 
 def mean(values: Sequence[float]) -> float:
     """The mean of at least one value: of the sum as long as that does not overflow, incrementally from there on."""
+    result, compensation = _finite_sum(values)
+    if math.isfinite(result):
+        return result / len(values) + compensation / len(values)
     result, compensation, count = values[0], 0.0, 1
     incremental = False
     for value in values[1:]:
@@ -138,13 +157,9 @@ def regression(times: Sequence[float], values: Sequence[float], origin: float) -
     first = values[0]
     if all(value == first for value in values):
         return (math.nan, math.nan) if math.isinf(first) else (0.0, first)
-    sums = [0.0] * 8  # x, y, x·y, x², each followed by its compensation
-    for time, value in zip(times, values, strict=True):
-        x = round((time - origin) * 1000) / 1000
-        for slot, term in ((0, x), (2, value), (4, x * value), (6, x * x)):
-            sums[slot], sums[slot + 1] = add(term, sums[slot], sums[slot + 1])
+    xs = [round((time - origin) * 1000) / 1000 for time in times]
     count = float(len(values))
-    x_sum, y_sum, xy_sum, xx_sum = (sums[slot] + sums[slot + 1] for slot in (0, 2, 4, 6))
-    covariance = xy_sum - x_sum * y_sum / count
-    slope = divide(covariance, xx_sum - x_sum * x_sum / count)
+    x_sum, y_sum = compensated_sum(xs), compensated_sum(values)
+    covariance = compensated_sum([x * y for x, y in zip(xs, values, strict=True)]) - x_sum * y_sum / count
+    slope = divide(covariance, compensated_sum([x * x for x in xs]) - x_sum * x_sum / count)
     return slope, y_sum / count - slope * x_sum / count

@@ -16,7 +16,7 @@ from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME
 from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS
 from sidecar.promql.regex import predicate
-from sidecar.promql.tokens import Landmarks, tokenize
+from sidecar.promql.tokens import Landmarks, Token, tokenize
 from sidecar.promql.tree import (
     Aggregate,
     At,
@@ -46,6 +46,8 @@ _NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stdde
            "histogram_fraction", "histogram_quantiles")
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIMES = ("@", "offset", "[", ":")
+_FAR_SECONDS = 1e11
 
 
 @lru_cache(maxsize=512)
@@ -55,12 +57,16 @@ def parse(text: str, *, experimental: bool = False) -> Expr:
     `experimental` admits the functions that Prometheus has behind --enable-feature=promql-experimental-functions.
     """
     tokens = tokenize(text)
-    _refuse_early_times([token.text for token in tokens])
+    _refuse_far_times(tokens)
     try:
-        found = parser.parse(text)
-        return _Conversion(Landmarks(tokens), experimental).convert(found)
+        return _Conversion(Landmarks(tokens), experimental).convert(parser.parse(text))
     except (ValueError, OverflowError) as error:
-        raise QueryError(f"cannot parse the expression: {error}", help=_hint(text)) from None
+        raise QueryError(f"cannot parse the expression: {error}", help=_hint(tokens)) from None
+    except BaseException as error:
+        # The package's panics derive from BaseException and cannot be imported; no text may end the daemon.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise QueryError(f"cannot parse the expression: {error}") from None
 
 
 def parse_matchers(text: str) -> tuple[Matcher, ...]:
@@ -71,19 +77,30 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
     return expr.matchers
 
 
-def _refuse_early_times(texts: list[str]) -> None:
-    # The package keeps no time before 1970 and ends in a panic when it is asked for one.
-    for before, after in pairwise(texts):
-        if before == "@" and after == "-":
-            raise QueryError("times before 1970 after @ are not supported")
+def _refuse_far_times(tokens: list[Token]) -> None:
+    """Times that the package answers with a panic: before 1970 after `@`, and numbers of seconds beyond its types."""
+    place = ""
+    for before, token in pairwise(tokens):
+        if before.text not in ("+", "-"):
+            place = before.text.lower()
+        if place == "@" and token.text == "-":
+            raise QueryError("times before 1970 after @ are not supported", position=token.position)
+        if place in _TIMES and token.kind == "number" and not abs(_value(token.text)) < _FAR_SECONDS:
+            raise QueryError(f"{token.text} is too far away for a time", position=token.position)
 
 
-def _hint(text: str) -> str:
-    words = {token.text for token in tokenize(text)}
-    for word, what in (("anchored", "anchored ranges"), ("smoothed", "smoothed ranges")):
+def _value(number: str) -> float:
+    return float(int(number, 16)) if number[:2].lower() == "0x" else float(number)
+
+
+def _hint(tokens: list[Token]) -> str:
+    words = {token.text for token in tokens}
+    for word in ("anchored", "smoothed"):
         if word in words:
-            return f"{what} are not supported"
-    return "check brackets and operators; durations cannot be computed, and histogram operators are not supported"
+            return f"{word} ranges are not supported"
+    if any(before.text in "<>" and after.text == "/" for before, after in pairwise(tokens)):
+        return "operators on native histograms are not supported"
+    return "check brackets, operators and the order of words; durations cannot be computed inside brackets"
 
 
 class _Conversion:

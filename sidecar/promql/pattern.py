@@ -113,14 +113,12 @@ def parse_pattern(pattern: str) -> tuple[Node, dict[str, int]]:
     return node, parser.names
 
 
-class _Parser:
-    """One reading of one pattern, by recursive descent."""
+class _Scanner:
+    """A text and a place in it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        self.names: dict[str, int] = {}
-        self._flags = _Flags()
 
     def at_end(self) -> bool:
         return self._at >= len(self._text)
@@ -139,6 +137,15 @@ class _Parser:
         if found:
             self._at = found.end()
         return found
+
+
+class _Parser(_Scanner):
+    """One reading of one pattern, by recursive descent."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.names: dict[str, int] = {}
+        self._flags = _Flags()
 
     def choice(self, flags: _Flags, depth: int) -> Node:
         """Alternatives up to the closing bracket. `flags` hold from here on; `(?i)` changes them up to that bracket."""

@@ -1,0 +1,261 @@
+"""Samples in memory: every one for five minutes, one for each five seconds up to an hour, within a budget of bytes.
+
+Rule 1: what thins and what goes is decided only here. Rules look back as far as `keep` was told; everything else
+gives way first when the budget is reached. Times are kept to the millisecond, as expressions see them.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from sidecar.model import METRIC_NAME, STALE, Labels, Sample, is_stale
+from sidecar.promql.regex import predicate
+from sidecar.promql.tree import LOOKBACK_SECONDS
+from sidecar.promql.values import Matcher, Series
+
+RAW_SECONDS = 300.0
+SLOT_SECONDS = 5.0
+KEEP_SECONDS = 3600.0
+BUDGET_BYTES = 16 * 1024 * 1024
+
+SAMPLE_BYTES = 16
+SERIES_BYTES = 850
+"""What a series takes besides its samples: labels, arrays, places in the two indexes (measured, four labels)."""
+
+SERIES_SHARE = 0.75
+"""The part of the budget that series may take without their samples; beyond it new ones are refused."""
+SERIES_A_TURN = 1000
+
+_SHRINK_TO_SECONDS = (1800.0, 900.0, RAW_SECONDS, 60.0, 0.0)
+_COUNTERS = ("_total", "_count", "_sum", "_bucket")
+
+
+class _Kept:
+    """The samples of one series in ascending time. The first `thinned` of them have been thinned already.
+
+    Lives from its first sample until it is stale and past its retention.
+    """
+
+    __slots__ = ("counter", "labels", "thinned", "times", "values")
+
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.times = array("d")
+        self.values = array("d")
+        self.thinned = 0
+        self.counter = labels.metric.endswith(_COUNTERS)
+
+    def ended(self) -> bool:
+        return is_stale(self.values[-1])
+
+    def cut(self, horizon: float, *, spare: int = 0) -> int:
+        """Drop samples at or before `horizon`, less the newest `spare`. Returns how many went."""
+        count = min(bisect_right(self.times, horizon), len(self.times) - spare)
+        if count > 0:
+            del self.times[:count], self.values[:count]
+            self.thinned = max(0, self.thinned - count)
+        return max(0, count)
+
+    def thin(self, until: float) -> None:
+        """Keep of each whole slot before `until` what `_survivors` says."""
+        end = bisect_left(self.times, until // SLOT_SECONDS * SLOT_SECONDS)
+        start = self.thinned
+        if end - start < 2:
+            self.thinned = max(start, end)
+            return
+        chosen = list(_survivors(self.times, self.values, start, end, self.counter))
+        self.times[start:end] = array("d", [self.times[index] for index in chosen])
+        self.values[start:end] = array("d", [self.values[index] for index in chosen])
+        self.thinned = start + len(chosen)
+
+
+def _survivors(times: Sequence[float], values: Sequence[float], start: int, end: int, counter: bool) -> Iterator[int]:
+    """The last sample of each slot, the samples beside a stale marker, and for a counter those beside a fall.
+
+    Without both sides of a fall the reset, and so part of the increase, would be lost.
+    """
+    last = end - 1
+    for index in range(start, end):
+        if (
+            index == last
+            or times[index] // SLOT_SECONDS != times[index + 1] // SLOT_SECONDS
+            or _breaks(values[index], values[index + 1], counter)
+            or (index > 0 and _breaks(values[index - 1], values[index], counter))
+        ):
+            yield index
+
+
+def _breaks(before: float, after: float, counter: bool) -> bool:
+    return (counter and after < before) or is_stale(before) or is_stale(after)
+
+
+class _Index:
+    """Series by their labels and by their metric. Lives as long as its store."""
+
+    def __init__(self) -> None:
+        self.series: dict[Labels, _Kept] = {}
+        self._by_metric: dict[str, dict[Labels, _Kept]] = {}
+
+    def add(self, labels: Labels) -> _Kept:
+        kept = _Kept(labels)
+        self.series[labels] = kept
+        self._by_metric.setdefault(labels.metric, {})[labels] = kept
+        return kept
+
+    def forget(self, labels: Labels) -> None:
+        del self.series[labels]
+        same = self._by_metric[labels.metric]
+        del same[labels]
+        if not same:
+            del self._by_metric[labels.metric]
+
+    def named(self, metric: str) -> Iterable[_Kept]:
+        """The series of one metric."""
+        return self._by_metric.get(metric, {}).values()
+
+    def matching(self, matchers: Sequence[Matcher]) -> Iterator[_Kept]:
+        """The series whose labels pass all matchers."""
+        on_name = [matcher for matcher in matchers if matcher.name == METRIC_NAME]
+        tests = [(matcher.name, predicate(matcher)) for matcher in matchers if matcher.name != METRIC_NAME]
+        fixed = next((matcher.value for matcher in on_name if matcher.op == "="), None)
+        for metric in self._by_metric if fixed is None else (fixed,):
+            if all(predicate(matcher)(metric) for matcher in on_name):
+                for kept in self.named(metric):
+                    labels = kept.labels
+                    if all(test(labels.get(name, "")) for name, test in tests):
+                        yield kept
+
+
+class Store:
+    """All series of the daemon. One writer, the tick; lives as long as the daemon."""
+
+    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+        self.budget_bytes = budget_bytes
+        self._index = _Index()
+        self._needs: Mapping[str, float] = {}
+        self._turn: list[Labels] = []
+        self._samples = 0
+        self._dropped = 0
+        self._shrunk = 0
+        self._refused = 0
+
+    @property
+    def series_count(self) -> int:
+        """Series held, ended ones within their retention included."""
+        return len(self._index.series)
+
+    @property
+    def size_bytes(self) -> int:
+        """What samples and series take, by count."""
+        return self._samples * SAMPLE_BYTES + len(self._index.series) * SERIES_BYTES
+
+    @property
+    def dropped(self) -> int:
+        """Samples not taken because they were not newer than the last one of their series."""
+        return self._dropped
+
+    @property
+    def shrunk(self) -> int:
+        """Samples given up before their time to stay within the budget."""
+        return self._shrunk
+
+    @property
+    def refused(self) -> int:
+        """Samples of new series that the budget had no room for."""
+        return self._refused
+
+    def append(self, samples: Iterable[Sample]) -> None:
+        """Take samples, in time order for each series. Others are counted in `dropped`."""
+        series = self._index.series
+        seen = at = 0.0
+        taken = 0
+        for labels, value, when in samples:
+            if when != seen:
+                seen, at = when, round(when, 3)
+            kept = series.get(labels)
+            if kept is None:
+                kept = self._add(labels)
+                if kept is None:
+                    continue
+            times = kept.times
+            if times and at <= times[-1]:
+                self._dropped += 1
+                continue
+            times.append(at)
+            kept.values.append(value)
+            taken += 1
+        self._samples += taken
+        if self.size_bytes > self.budget_bytes:
+            self._shrink(at)
+
+    def mark_stale(self, labels: Iterable[Labels], at: float) -> None:
+        """Say that these series have ended. Unknown ones and those that have ended already are passed over."""
+        live = map(self._index.series.get, dict.fromkeys(labels))
+        self.append([Sample(kept.labels, STALE, at) for kept in live if kept is not None and not kept.ended()])
+
+    def select(self, matchers: Sequence[Matcher], start: float, end: float) -> list[Series]:
+        """Every matching series that has samples in (start, end], with these, stale markers included."""
+        found = []
+        for kept in self._index.matching(matchers):
+            times = kept.times
+            low, high = bisect_right(times, start), bisect_right(times, end)
+            if low < high:
+                found.append(Series(kept.labels, times[low:high], kept.values[low:high]))
+        return found
+
+    def latest(self, metric: str, at: float) -> list[Sample]:
+        """What the instant selector `metric` sees at `at`: the newest sample of each series, at most 5 minutes old."""
+        found = []
+        for kept in self._index.named(metric):
+            index = bisect_right(kept.times, at) - 1
+            if index >= 0 and kept.times[index] > at - LOOKBACK_SECONDS and not is_stale(kept.values[index]):
+                found.append(Sample(kept.labels, kept.values[index], kept.times[index]))
+        return found
+
+    def keep(self, needs: Mapping[str, float]) -> None:
+        """The metrics that loaded rules read, with how many seconds back; the empty name stands for all metrics."""
+        self._needs = dict(needs)
+
+    def truncate(self, now: float) -> None:
+        """Let go of what is past its retention and thin what is older than five minutes.
+
+        For every tick: one call looks at SERIES_A_TURN series at most, and goes on where the last one ended.
+        """
+        if not self._turn:
+            self._turn = list(self._index.series)
+        turn, self._turn = self._turn[-SERIES_A_TURN:], self._turn[:-SERIES_A_TURN]
+        for labels in turn:
+            kept = self._index.series[labels]
+            before = len(kept.times)
+            kept.cut(now - max(KEEP_SECONDS, self._need(kept)))
+            kept.thin(now - RAW_SECONDS)
+            self._samples -= before - len(kept.times)
+            if not kept.times:
+                self._index.forget(labels)
+
+    def _need(self, kept: _Kept) -> float:
+        """How far back loaded rules read this series; negative where none does."""
+        return max(self._needs.get(kept.labels.metric, -1.0), self._needs.get("", -1.0))
+
+    def _add(self, labels: Labels) -> _Kept | None:
+        """A place for a new series; None where the budget has none left."""
+        if (len(self._index.series) + 1) * SERIES_BYTES > self.budget_bytes * SERIES_SHARE:
+            self._refused += 1
+            return None
+        return self._index.add(labels)
+
+    def _shrink(self, now: float) -> None:
+        """Shorten series until a tenth of the budget is free: those that no rule reads, then the others."""
+        wanted = self.budget_bytes * 9 // 10
+        unread = [kept for kept in self._index.series.values() if self._need(kept) < 0]
+        read = [kept for kept in self._index.series.values() if self._need(kept) >= 0]
+        for group, spares_needs in ((unread, False), (read, True), (read, False)):
+            for seconds in _SHRINK_TO_SECONDS:
+                for kept in group:
+                    if self.size_bytes <= wanted:
+                        return
+                    # The newest sample stays: what a series says now is worth more than any history.
+                    needed = self._need(kept) if spares_needs else 0.0
+                    gone = kept.cut(now - max(seconds, needed), spare=1)
+                    self._samples -= gone
+                    self._shrunk += gone
