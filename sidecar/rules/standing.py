@@ -57,10 +57,15 @@ class Standing:
 
 def standing(rule: AlertingRule) -> Standing | str:
     """The standing form of a rule, or the reason why there is none, as a clause that completes "not in advance: "."""
-    if "cleanup" not in rule.spec.labels:
-        return "it has no label cleanup"
     if rule.spec.for_seconds:
         return "it has a for, so a crossing alone does not decide it"
+    return compared(rule)
+
+
+def compared(rule: AlertingRule) -> Standing | str:
+    """What a rule compares used bytes with, whatever its `for`: its gate, which can be read again at any moment."""
+    if "cleanup" not in rule.spec.labels:
+        return "it has no label cleanup"
     if rule.terms.query_offset_seconds:
         return "its group has a query_offset, so it looks at the past"
     if any("{{" in text and _KNOWN_LATER.search(text) for text in rule.spec.labels.values()):
