@@ -62,8 +62,13 @@ def regex(pattern: str) -> Regex:
     return Regex(pattern)
 
 
-@lru_cache(maxsize=16_384)
 def _matches(pattern: str, value: str) -> bool:
+    # Long values come from targets and would make the cache itself large.
+    return _remembered(pattern, value) if len(value) <= 128 else regex(pattern).groups(value) is not None
+
+
+@lru_cache(maxsize=16_384)
+def _remembered(pattern: str, value: str) -> bool:
     return regex(pattern).groups(value) is not None
 
 
