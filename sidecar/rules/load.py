@@ -55,7 +55,7 @@ def load(paths: Sequence[Path]) -> tuple[GroupSpec, ...]:
                 groups += _groups(document, reader)
             except TooMuch:
                 reader.problem((1, 1), "aliases make this file stand for too many values")
-        problems += reader.problems
+        problems += sorted(reader.problems, key=lambda problem: (problem.line, problem.column))
     if problems:
         raise RuleError(problems, help="no rule was loaded; `promtool check rules FILE` explains the same files")
     return tuple(groups)
@@ -194,6 +194,8 @@ def _rule(node: Node, index: int, group_labels: dict[str, str], reader: Reader) 
     """One rule, or None with the problems noted."""
     known = len(reader.problems)
     entries = reader.mapping(node)
+    if len(reader.problems) > known:
+        return None
     record, alert = reader.text(entries.get("record")), reader.text(entries.get("alert"))
     with reader.inside(f'rule {index} ("{alert or record}")' if alert or record else f"rule {index}"):
         fields = reader.fields(node, _RULE)

@@ -68,11 +68,11 @@ def type_name(value: object) -> str:
     names: dict[type, str] = {bool: "bool", int: "int", float: "float64", str: "string", type(None): "<nil>"}
     if type(value) in names:
         return names[type(value)]
+    if named := getattr(value, "go_type", None):
+        return str(named)
     if isinstance(value, Mapping):
         return "map[string]string"
-    if isinstance(value, list):
-        return "[]interface {}"
-    return str(getattr(value, "go_type", type(value).__name__))
+    return "[]interface {}" if isinstance(value, list) else type(value).__name__
 
 
 def sprint(values: Sequence[object]) -> str:

@@ -129,7 +129,8 @@ class _Bodies:
             case "block":
                 return self._block(self._cursor.next())
             case "template":
-                return self._include(self._cursor.next())
+                self._cursor.next()
+                return self._include()
             case "break" | "continue":
                 return self._jump(self._cursor.next())
             case "end" | "else" | "define":
@@ -155,7 +156,7 @@ class _Bodies:
         else:
             self._cursor.expect("right", "end")
         del self._pipelines.variables[known:]
-        return Branch(start.position, start.kind, pipe, inner, otherwise)
+        return Branch(pipe.position, start.kind, pipe, inner, otherwise)
 
     def _nested_branch(self) -> Branch:
         """`{{else if}}`: a branch inside the branch, closed by the same `{{end}}`."""
@@ -173,29 +174,29 @@ class _Bodies:
             raise TemplateSyntaxError(f'multiple definition of template "{name}"', position)
         self.defined[name] = inner
 
-    def _name(self, context: str) -> str:
+    def _name(self, context: str) -> tuple[str, int]:
         token = self._cursor.expect("string", context)
-        return str(_literal(token, unquote))
+        return str(_literal(token, unquote)), token.position
 
     def _define(self, start: Token) -> None:
-        name = self._name("define clause")
+        name, _ = self._name("define clause")
         self._cursor.expect("right", "define clause")
         self._apart(name, start.position)
 
     def _block(self, start: Token) -> Include:
-        name = self._name("block clause")
+        name, position = self._name("block clause")
         pipe = self._pipelines.pipeline("block clause", "right")
         self._apart(name, start.position)
-        return Include(start.position, name, pipe)
+        return Include(position, name, pipe)
 
-    def _include(self, start: Token) -> Include:
-        name = self._name("template clause")
+    def _include(self) -> Include:
+        name, position = self._name("template clause")
         pipe = None
         if self._cursor.peek_solid().kind == "right":
             self._cursor.next()
         else:
             pipe = self._pipelines.pipeline("template clause", "right")
-        return Include(start.position, name, pipe)
+        return Include(position, name, pipe)
 
     def _jump(self, start: Token) -> Jump:
         if not self._ranges:

@@ -192,7 +192,8 @@ class _Run:
         """One command's value; `final` is what the command before it in the pipeline gave."""
         first = command.arguments[0]
         if isinstance(first, Function):
-            return self._function(dot, first, command.arguments[1:], final)
+            self._node = first
+            return self._function(dot, first, command, final)
         if isinstance(first, Field | Variable | Chain):
             return self._operand(dot, first, command.arguments[1:], final)
         self._node = first
@@ -213,7 +214,7 @@ class _Run:
             case Pipe():
                 return self._pipe(dot, node)
             case Function():
-                return self._function(dot, node, (), _ABSENT)
+                return self._function(dot, node, Command(node.position, (node,)), _ABSENT)
             case Field():
                 receiver: object = dot
             case Variable():
@@ -251,11 +252,12 @@ class _Run:
             raise self._failure(f"can't evaluate field {name} in type {type_name(receiver)}")
         return None
 
-    def _function(self, dot: object, node: Function, arguments: Sequence[Node], final: object) -> object:
-        self._node = node
+    def _function(self, dot: object, node: Function, command: Command, final: object) -> object:
+        """A function's value. Its failure is told at the whole command, as Go does."""
+        given = (command.arguments[1:], final)
         if node.name in ("and", "or"):
-            return self._short_circuit(dot, node, arguments, final)
-        return self._call(node.name, self._functions[node.name], dot, node, (arguments, final))
+            return self._short_circuit(dot, node, *given)
+        return self._call(node.name, self._functions[node.name], dot, command, given)
 
     def _short_circuit(self, dot: object, node: Function, arguments: Sequence[Node], final: object) -> object:
         if not arguments and final is _ABSENT:
