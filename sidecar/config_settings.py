@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from sidecar.actions.options import Mode, Options, Policy, Verification
 from sidecar.config_values import Address, BaseUrl, HttpUrl, TargetName, duration_text, signal_name
 from sidecar.discovery.match import AsChild, Match
-from sidecar.guard.wire import Channel, Cleanup
+from sidecar.guard.wire import Channel
+from sidecar.model import Cleanup
 from sidecar.thresholds import Wanted
 
 LogLevel = Literal["debug", "info", "warning", "error"]

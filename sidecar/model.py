@@ -94,6 +94,9 @@ class Target(NamedTuple):
     identity: Identity | None
 
 
+Cleanup = Literal["light", "standard", "aggressive"]
+"""What a target can be asked for, from weak to strong."""
+
 AlertState = Literal["inactive", "pending", "firing"]
 
 

@@ -5,8 +5,11 @@ cgroup-v2.rst. A kept file below /proc/PID belongs to one life of one process: a
 ESRCH, also when the pid has been given to another process.
 """
 
+from __future__ import annotations
+
 import os
-from typing import NamedTuple
+
+from sidecar.tuples import NamedTuple
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")

@@ -25,7 +25,6 @@ class Dispatch:
         self.ended = False
         self.lost_events = 0
         self.events_seen = 0
-        self.starts = 1
         self.sock = sock
         self._watched: dict[str, tuple[Identity, Basis]] = {}
         self._standing: dict[str, tuple[list[Armed], float, int]] = {}
@@ -46,7 +45,6 @@ class Dispatch:
         self.sock.setblocking(False)
         if kind != "welcome":
             raise SidecarError(f"the guard said {kind!r} instead of welcome")
-        self.starts = int(body["starts"])
         return int(body["program_pid"]), {str(name): wire.identity(raw) for name, raw in body["watched"]}
 
     def receive(self) -> None:

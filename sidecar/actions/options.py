@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from sidecar.guard.wire import Cleanup
+from sidecar.model import Cleanup
 
 Mode = Literal["observe", "dry_run", "enforce"]
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from sidecar.actions.ledger import Attempt, Ledger
 from sidecar.actions.options import STRENGTH, Mode, Options
-from sidecar.guard.wire import Channel, Cleanup, Order
+from sidecar.guard.wire import Channel, Order
+from sidecar.model import Cleanup
 
 MOST_TIMES = 3
 """How often the guard may carry out a standing order by itself while no desk judges what the last one did."""

@@ -39,26 +39,3 @@ def ourselves() -> frozenset[int]:
     """This process and whoever started it: never a target by its command line, which holds the expression itself."""
     me = psutil.Process()
     return frozenset(process.pid for process in (me, *me.parents()))
-
-
-def command_name(pid: int) -> str:
-    """A name for a target that was given by its pid alone: its script, else its program."""
-    try:
-        words = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return ""
-    return name_of(words)
-
-
-def name_of(words: list[str]) -> str:
-    """`python -m rag.app` → `rag.app`, `/usr/bin/python3 rag.py` → `rag`, `gunicorn app:app` → `gunicorn`."""
-    if words and re.match(r"python[\d.]*$|pypy", Path(words[0]).name):
-        rest = iter(words[1:])
-        for word in rest:
-            if word == "-m":
-                words = [next(rest, "")]
-                break
-            if not word.startswith("-"):
-                words = [Path(word).name.removesuffix(".py")]
-                break
-    return re.sub(r"[^a-zA-Z0-9_.-]+", "-", Path(words[0]).name if words else "")[:64].strip("-")

@@ -1,15 +1,20 @@
 """Delivery: the only place that signals a process or has a POST sent, and never two at a time to one target."""
 
+from __future__ import annotations
+
 import json
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
 
 from sidecar.clock import monotonic
 from sidecar.guard.process import NotTheSame
 from sidecar.guard.watch import Watch
 from sidecar.guard.wire import Channel, Order, receive, send
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 PENDING_SECONDS = 30.0
 GRACE_SECONDS = 1.0

@@ -1,11 +1,16 @@
 """The flight record: what the guard saw and did, kept until the desk has acknowledged it."""
 
+from __future__ import annotations
+
 import socket
 from collections import deque
-from typing import Any
 
 from sidecar.clock import wall
 from sidecar.guard.wire import Event, encode, send
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 KEPT_EVENTS = 256
 

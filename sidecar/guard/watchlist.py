@@ -1,14 +1,19 @@
 """Every target under watch: the orders in force, and the looks that carry them out."""
 
+from __future__ import annotations
+
 import select
 from collections.abc import Callable
-from typing import Any
 
 from sidecar.clock import monotonic
 from sidecar.guard import wire
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.process import NotTheSame, Process
 from sidecar.guard.watch import LONGEST_SECONDS, Standing, Watch
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 KILL_SWITCH_SECONDS = 10.0
 

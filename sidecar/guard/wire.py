@@ -5,16 +5,19 @@ The guard says welcome (in answer to hello), applied (orders are in force) and e
 message counts it and goes on; a version that differs ends the desk, because both always come from one package.
 """
 
+from __future__ import annotations
+
 import json
 import socket
-from typing import Any, Literal, NamedTuple
 
 from sidecar.procfs import Identity
+from sidecar.tuples import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65536
-
-Cleanup = Literal["light", "standard", "aggressive"]
 
 
 class Basis(NamedTuple):
@@ -45,7 +48,7 @@ class Order(NamedTuple):
 
     id: str
     target: str
-    cleanup: Cleanup
+    cleanup: str
     channels: tuple[Channel, ...]
     labels: dict[str, str]
     line_bytes: float | None

@@ -1,0 +1,154 @@
+"""The desk's composition root: makes every stage, wires them, runs the ticks, ends in order."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from sidecar import logs
+from sidecar.actions.dispatch import Dispatch
+from sidecar.actions.ledger import Ledger
+from sidecar.clock import monotonic, wall
+from sidecar.config import Settings
+from sidecar.config_settings import Target
+from sidecar.discovery.local import ourselves
+from sidecar.discovery.match import ByPid
+from sidecar.discovery.roster import Roster, Wanted
+from sidecar.errors import SidecarError
+from sidecar.model import Cleanup, Labels
+from sidecar.notify.alertmanager import Notifier
+from sidecar.pipeline import Pipeline, Plan, Stages
+from sidecar.probes.sampler import Sampler
+from sidecar.procfs import identify
+from sidecar.promql.evaluate import instant
+from sidecar.promql.tree import Expr, lookback, metric_names
+from sidecar.promql.values import Value
+from sidecar.rules.group import Group
+from sidecar.rules.load import load, shipped
+from sidecar.rules.spec import GroupSpec
+from sidecar.store import Store
+from sidecar.web.server import build, serving
+from sidecar.web.view import View
+
+log = logging.getLogger("sidecar")
+
+DRAIN_SECONDS = 5.0
+CLEANUPS: tuple[Cleanup, ...] = ("light", "standard", "aggressive")
+
+
+def run(settings: Settings, guard_fd: int, starts: int) -> int:
+    """Be the desk until the guard hangs up; `starts` counts the desks this guard has had, this one included.
+
+    Returns the exit code; raises SidecarError for what makes a start impossible.
+    """
+    logs.set_up(settings.log.level, settings.log.format)
+    for warning in settings.warnings:
+        log.warning("configuration", extra={"warning": warning})
+    specs = load(settings.rules if settings.rules is not None else shipped())
+    if starts == 1:
+        check_pids(settings.targets)
+    return asyncio.run(_Desk(settings, specs, Dispatch(socket.socket(fileno=guard_fd)), starts).run())
+
+
+def check_pids(targets: Sequence[Target]) -> None:
+    """Raise SidecarError if a target is given by a pid that does not exist: nothing would ever come there."""
+    for target in targets:
+        if isinstance(target.match, ByPid):
+            try:
+                identify(target.match.pid)
+            except (OSError, ValueError):
+                raise SidecarError(
+                    f"target {target.name}: there is no process with pid {target.match.pid}",
+                    help="`ps -e` shows those there are. A program that may restart is better named by its command "
+                         "line (--match REGEX) or a pidfile: those are waited for.") from None
+
+
+class _Desk:
+    """Everything that runs. Lives as long as the process."""
+
+    def __init__(self, settings: Settings, specs: Sequence[GroupSpec], dispatch: Dispatch, starts: int) -> None:
+        self._settings = settings
+        self._specs = specs
+        self._dispatch = dispatch
+        self._starts = starts
+        self._over = asyncio.Event()
+
+    async def run(self) -> int:
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            view = View()
+            app = build(view, hosts=settings.web.hosts)
+            urls = await stack.enter_async_context(serving(app, [str(settings.web.listen)]))
+            notifier = await stack.enter_async_context(
+                Notifier(settings.alertmanagers, external_url=urls[0], external_labels=settings.external_labels))
+            pipeline = self._pipeline(view, notifier, urls[0])
+            log.info("watching", extra={
+                "targets": ", ".join(str(target.name) for target in settings.targets), "url": urls[0],
+                "rules": sum(len(spec.rules) for spec in self._specs),
+                "alertmanagers": len(settings.alertmanagers), "desk_start": self._starts})
+            await self._tick_until_the_end(pipeline)
+            left = await notifier.drain(wall() + DRAIN_SECONDS)
+            if left:
+                log.warning("alerts not delivered at the end", extra={"count": left})
+        return 0
+
+    def _pipeline(self, view: View, notifier: Notifier, url: str) -> Pipeline:
+        """Make the stages and report to the guard."""
+        settings = self._settings
+        base = Labels({"job": settings.job, "instance": settings.instance})
+        wanted = [Wanted(str(target.name), base.merged({"target": str(target.name)}), target.match)
+                  for target in settings.targets]
+        roster = Roster(wanted, ourselves())
+        plans = {str(target.name): Plan(target.memory, settings.mode(target),
+                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS})
+                 for target in settings.targets}
+        by_http = any(channel.kind == "http" for plan in plans.values()
+                      for channels in plan.channels.values() for channel in channels)
+        program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http)
+        roster.child_pid = program_pid
+        roster.resume(known)
+        store = Store()
+        groups = [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,
+                        external_labels=settings.external_labels, external_url=url) for spec in self._specs]
+        store.keep(_needs(self._specs))
+
+        def query(expr: Expr, at: float) -> Value:
+            return instant(expr, store.select, at)
+
+        stages = Stages(roster, Sampler(base, monotonic), store, groups, query, Ledger(), self._dispatch, notifier,
+                        view)
+        return Pipeline(stages, plans, settings.actions, base, self._starts)
+
+    async def _tick_until_the_end(self, pipeline: Pipeline) -> None:
+        """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._dispatch.sock, self._hear)
+        interval, due = self._settings.evaluation_interval_seconds, monotonic()
+        while not self._over.is_set():
+            late = monotonic() - due
+            pipeline.tick(wall(), late)
+            due += interval * (1 + int(late / interval))
+            try:
+                async with asyncio.timeout(max(0.0, due - monotonic())):
+                    await self._over.wait()
+            except TimeoutError:
+                continue
+        loop.remove_reader(self._dispatch.sock)
+        pipeline.last_words(wall())
+
+    def _hear(self) -> None:
+        """The guard has said something; when it has hung up, the desk ends."""
+        self._dispatch.receive()
+        if self._dispatch.ended:
+            self._over.set()
+
+
+def _needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
+    """Metric → how many seconds back the loaded rules look at it."""
+    found: dict[str, float] = {}
+    for spec in specs:
+        for rule in spec.rules:
+            for name in metric_names(rule.expr):
+                found[name] = max(found.get(name, 0.0), lookback(rule.expr) + spec.query_offset_seconds)
+    return found

@@ -1,0 +1,164 @@
+"""The command line: reads arguments, hands over, prints errors with what to do about them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sidecar import __version__
+from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
+from sidecar.errors import SidecarError
+
+OK, FAILURE = 0, 1
+
+EXAMPLES = {
+    "": """\
+examples:
+  rag-sidecar demo                              a leaking RAG beside a sidecar, no Docker: see it work
+  rag-sidecar run --pid 4242                    watch and judge a process; nothing is done to it
+  rag-sidecar run --config.file sidecar.yml     watch, judge, and clean up as the file says
+  rag-sidecar run -- python rag.py              start a program and watch it
+  rag-sidecar check config sidecar.yml          what would be used, and from where
+""",
+    "run": """\
+examples:
+  rag-sidecar run --pid 4242
+  rag-sidecar run --match 'uvicorn rag.app' --memory.main 1500MiB --memory.critical 1800MiB
+  rag-sidecar run --config.file sidecar.yml --web.listen-address 127.0.0.1:21611
+  rag-sidecar run --memory.critical 2GiB -- python -m uvicorn rag.app:app
+
+Without a configured way to ask for a cleanup it only observes. docs/configuration.md has every key.
+""",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="rag-sidecar", description="Stands beside a RAG process, watches its memory, judges it by Prometheus "
+        "alert rules, has it clean up before the kernel kills it, and proves in bytes that it helped.",
+        epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"rag-sidecar {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="watch, judge and guard processes until stopped", epilog=EXAMPLES["run"],
+                              formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_run_flags(run)
+    desk = commands.add_parser("desk", prog="rag-sidecar run", usage=run.format_usage().removeprefix("usage: "),
+                               epilog=EXAMPLES["run"], formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_run_flags(desk)
+    desk.add_argument("--guard-fd", type=int, required=True, help=argparse.SUPPRESS)
+    desk.add_argument("--starts", type=int, required=True, help=argparse.SUPPRESS)
+    desk.set_defaults(call=_desk)
+    _add_check(commands)
+    test = commands.add_parser("test", help="run unit tests of rule files, as promtool does")
+    tests = test.add_subparsers(dest="what", required=True, metavar="WHAT")
+    rules = tests.add_parser("rules", help="run rule tests in promtool's format")
+    rules.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    rules.set_defaults(call=_test_rules)
+    demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
+    demo.add_argument("--once", action="store_true",
+                      help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")
+    demo.set_defaults(call=_demo)
+    return parser
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    flags = {name: flag.flag for name, flag in FLAGS.items()}
+    parser.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="a sidecar.yml")
+    which = parser.add_argument_group("which process")
+    which.add_argument(flags["pid"], dest="pid", metavar="N", help="the process with this number")
+    which.add_argument(flags["match"], dest="match", metavar="REGEX", help="found in its command line")
+    which.add_argument(flags["target"], dest="target", metavar="NAME", help="its name (label target), or the one of "
+                       "the file that these flags speak of; default rag")
+    lines = parser.add_argument_group("memory lines")
+    lines.add_argument(flags["memory_main"], dest="memory_main", metavar="SIZE", help="such as 1000MiB; default 80%% "
+                       "of the cgroup limit")
+    lines.add_argument(flags["memory_critical"], dest="memory_critical", metavar="SIZE", help="default 90%%, or 1.2 "
+                       "times main")
+    lines.add_argument(flags["memory_basis"], dest="memory_basis", metavar="BASIS",
+                       help="auto, anon, rss or cgroup: what is compared with the lines")
+    other = parser.add_argument_group("other")
+    other.add_argument(flags["mode"], dest="mode", metavar="MODE", help="observe, dry_run or enforce")
+    other.add_argument(flags["alertmanagers"], dest="alertmanagers", metavar="URL", action="append", default=[],
+                       help="an Alertmanager to tell; may be given several times")
+    other.add_argument(flags["web_listen"], dest="web_listen", metavar="ADDRESS", help="default 127.0.0.1:11611")
+    other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")
+    other.add_argument(flags["log_level"], dest="log_level", metavar="LEVEL", help="debug, info, warning or error")
+    other.add_argument(flags["log_format"], dest="log_format", metavar="FORMAT", help="logfmt or json")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND…",
+                        help="a program to start and watch; its exit code is passed on")
+
+
+def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    check = commands.add_parser("check", help="check files without starting anything")
+    checks = check.add_subparsers(dest="what", required=True, metavar="WHAT")
+    config = checks.add_parser("config", help="what would be used, and from where")
+    config.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    config.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
+    config.set_defaults(call=_check_config)
+    rules = checks.add_parser("rules", help="load rule files and report every problem")
+    rules.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: the shipped ones")
+    rules.set_defaults(call=_check_rules)
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    said = {name: getattr(arguments, name) for name in FLAGS}
+    return load(arguments.config_file, environment(), Overrides(child=bool(arguments.program), **said))
+
+
+def _desk(arguments: argparse.Namespace) -> int:
+    from sidecar.app import run  # heavy: only the desk needs it
+
+    return run(_settings(arguments), arguments.guard_fd, arguments.starts)
+
+
+def _check_config(arguments: argparse.Namespace) -> int:
+    child = arguments.file is None
+    settings = load(arguments.file, environment(), Overrides(child=child))
+    if arguments.output == "json":
+        print(json.dumps([row._asdict() for row in rows(settings)], indent=2))
+    else:
+        print(describe(settings))
+    return OK
+
+
+def _check_rules(arguments: argparse.Namespace) -> int:
+    from sidecar.rules.load import load as load_rules
+    from sidecar.rules.load import shipped
+
+    files = arguments.files or shipped()
+    groups = load_rules(files)
+    rules = sum(len(group.rules) for group in groups)
+    print(f"{len(files)} files, {len(groups)} groups, {rules} rules: no problems found")
+    return OK
+
+
+def _test_rules(arguments: argparse.Namespace) -> int:
+    from sidecar.rules.testing import run as run_tests
+    from sidecar.store import Store
+
+    report = run_tests(arguments.files, Store)
+    print(report)
+    return OK if report.passed else FAILURE
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from sidecar.demo.story import main as story
+
+    return story(once=arguments.once)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command. Errors go to standard error, with what to do next; the exit code says how it went."""
+    parsed = build_parser().parse_args(arguments)
+    call: Callable[[argparse.Namespace], int] = parsed.call
+    try:
+        return call(parsed)
+    except SidecarError as error:
+        print(f"rag-sidecar: {error}", file=sys.stderr)
+        if error.help:
+            print(f"  {error.help}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,221 @@
+"""The desk on one screen: what happens at every tick, in which order, and what flows from stage to stage."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from sidecar import thresholds
+from sidecar.actions.acting import Acting
+from sidecar.actions.dispatch import Dispatch
+from sidecar.actions.ledger import Ledger
+from sidecar.actions.options import STRENGTH, Mode, Options
+from sidecar.actions.policy import Gate, Policy, Subject
+from sidecar.actions.verify import Reading
+from sidecar.clock import monotonic
+from sidecar.discovery.roster import Roster
+from sidecar.errors import QueryError, SidecarError
+from sidecar.guard.wire import Basis, Channel, Event
+from sidecar.model import METRIC_NAME, Alert, Cleanup, Labels, Sample, Target
+from sidecar.notify.alertmanager import Notifier
+from sidecar.pipeline_families import USED, Vitals, families
+from sidecar.probes.sampler import Readings, Sampler
+from sidecar.procfs import CLOCK_TICKS, boot_time
+from sidecar.promql.evaluate import Query
+from sidecar.promql.values import Matcher
+from sidecar.rules.group import Group
+from sidecar.rules.standing import Standing, compared
+from sidecar.store import Store
+from sidecar.thresholds import Thresholds, Wanted
+from sidecar.web.view import Snapshot, TargetStatus, View
+
+log = logging.getLogger("sidecar")
+
+JUST_AFTER_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is configured for one target, as the tick needs it."""
+
+    wanted: Wanted
+    mode: Mode
+    channels: Mapping[Cleanup, tuple[Channel, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages, made by app.py. They live as long as the desk."""
+
+    roster: Roster
+    sampler: Sampler
+    store: Store
+    groups: Sequence[Group]
+    query: Query
+    ledger: Ledger
+    dispatch: Dispatch
+    notifier: Notifier
+    view: View
+
+
+class Pipeline:
+    """One tick after the other. Lives as long as the desk; what it changes are its stages."""
+
+    def __init__(self, stages: Stages, plans: Mapping[str, Plan], options: Options, base: Labels, starts: int) -> None:
+        self._stages = stages
+        self._plans = plans
+        self._options = options
+        self._acting = Acting(stages.ledger, stages.dispatch, self._used)
+        self._bases = {name: base.merged({"target": name}) for name in plans}
+        self._vitals = Vitals(base, starts)
+        self._lines: dict[str, tuple[int | None, Thresholds]] = {}
+        self._live: set[Labels] = set()
+        self._last = 0.0
+        self._subjects_now: list[Subject] = []
+        self._booted_at = boot_time()
+        self._gated = [(group, rule, gate) for group in stages.groups for rule in group.alerting_rules
+                       if isinstance(gate := compared(rule), Standing)]
+
+    def tick(self, now: float, late_seconds: float) -> None:
+        """Events, targets, readings, rules, alerts, verdicts, orders. `now` is Unix time in seconds."""
+        begun, stages = monotonic(), self._stages
+        for event in stages.dispatch.events():
+            self._take_in(event)
+        targets = stages.roster.update()
+        readings = stages.sampler.read(targets, now)
+        samples = self._completed(targets, readings, now)
+        self._store_with_ends(samples, now)
+        for group in stages.groups:
+            slot = group.due(now)
+            if slot is not None:
+                group.evaluate(slot, stages.query, stages.store.append)
+        alerts = [alert for group in stages.groups for alert in group.alerts()]
+        stages.notifier.offer(alerts, now)
+        policy = Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
+        self._subjects_now = list(self._subjects(targets, readings, now))
+        self._acting.judge(policy, now)
+        self._acting.act(policy, self._subjects_now, list(self._gates(alerts, now)), now)
+        stages.dispatch.beat()
+        stages.store.truncate(now)
+        self._last = now
+        self._vitals.note(monotonic() - begun, late_seconds)
+        self._publish(samples, alerts)
+
+    def last_words(self, now: float) -> None:
+        """The end: what the guard still had to tell is taken in and told."""
+        for event in self._stages.dispatch.events():
+            self._take_in(event)
+        self._stages.notifier.offer([alert for group in self._stages.groups for alert in group.alerts()], now)
+
+    def _take_in(self, event: Event) -> None:
+        """An event of the guard. A crossing is judged as if the desk had seen it itself, at the event's own time."""
+        if event.kind in ("misunderstood", "desk_silent", "unreadable"):
+            log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
+        base = self._bases.get(event.target)
+        if event.kind == "crossed" and base is not None:
+            stages, at, labels = self._stages, max(event.at, self._last + JUST_AFTER_SECONDS), event.detail["labels"]
+            threshold = base.merged({METRIC_NAME: thresholds.THRESHOLD.name, "level": labels.get("level", "")})
+            stages.store.append([Sample(base.merged({METRIC_NAME: USED.name}), event.detail["used_bytes"], at),
+                                 Sample(threshold, event.detail["line_bytes"], at)])
+            for group, rule, _ in self._gated:
+                if rule.name == labels.get("alertname"):
+                    group.evaluate_rule(rule, at, stages.query, stages.store.append)
+        self._acting.take_in(event)
+
+    def _completed(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
+        """The samples of this tick: readings, lines, used bytes on their basis, and what the stages count."""
+        stages, samples = self._stages, list(readings.samples)
+        for target in targets:
+            used = readings.used.get(target.name)
+            if used is None:
+                stages.dispatch.watch(target.name, None, None)
+                continue
+            lines = self._lines_of(target, readings.limits[target.name])
+            samples += thresholds.samples(target.base, lines, readings.limits[target.name], now)
+            if lines.basis in used:
+                samples.append(Sample(target.base.merged({METRIC_NAME: USED.name}), used[lines.basis], now))
+            attached = stages.sampler.attached(target.name)
+            by_cgroup = attached.cgroup.basis if attached and attached.cgroup else None
+            basis = by_cgroup if lines.basis == "cgroup" else Basis(lines.basis)
+            stages.dispatch.watch(target.name, target.identity, basis)
+        samples += stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
+        samples += self._acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
+        return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
+
+    def _lines_of(self, target: Target, limit_bytes: int | None) -> Thresholds:
+        """The thresholds for this limit; worked out again when the limit changes. What is wrong with them is told."""
+        known = self._lines.get(target.name)
+        if known and known[0] == limit_bytes:
+            return known[1]
+        wanted = self._plans[target.name].wanted
+        try:
+            found = thresholds.resolve(limit_bytes, wanted)
+        except SidecarError as error:  # lines that the limit has made contradict each other: those of the limit alone
+            log.error("thresholds", extra={"target": target.name, "error": str(error)})
+            found = thresholds.resolve(limit_bytes, Wanted(main=wanted.main, critical=wanted.critical)
+                                       if wanted.preventive else Wanted())
+        for warning in found.warnings:
+            log.warning("thresholds", extra={"target": target.name, "warning": warning})
+        log.info("thresholds", extra={"target": target.name, "basis": found.basis,
+                                      **{level: str(line) for level, line in found.lines.items()}})
+        self._lines[target.name] = (limit_bytes, found)
+        return found
+
+    def _store_with_ends(self, samples: Sequence[Sample], now: float) -> None:
+        """Append the samples, and a stale marker to every series that was there at the last tick and is not now."""
+        live = {sample.labels for sample in samples}
+        self._stages.store.append(samples)
+        self._stages.store.mark_stale(self._live - live, now)
+        self._live = live
+
+    def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Iterator[Subject]:
+        """The targets as the policy sees them."""
+        for target in targets:
+            plan, used, lines = self._plans[target.name], readings.used.get(target.name), self._lines.get(target.name)
+            ticks = target.identity.start_time_ticks if target.identity else 0
+            yield Subject(
+                target.name, up=used is not None, armed=bool(lines and lines[1].armed),
+                fresh=bool(used and lines and lines[1].basis in used),
+                age_seconds=now - self._booted_at - ticks / CLOCK_TICKS, mode=plan.mode, channels=plan.channels)
+
+    def _gates(self, alerts: Sequence[Alert], now: float) -> Iterator[Gate]:
+        """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
+        firing = {alert.labels for alert in alerts if alert.state == "firing" and alert.condition}
+        used = {sample.labels["target"]: sample.value for sample in self._stages.store.latest(USED.name, now)}
+        for _, rule, gate in self._gated:
+            try:
+                lines = gate.lines(self._stages.query, now)
+            except QueryError as error:
+                log.warning("gate", extra={"alert": rule.name, "error": str(error)})
+                continue
+            for line in lines:
+                target, wanted = line.labels["target"], line.labels.get("cleanup", "")
+                if target not in self._plans or wanted not in STRENGTH:
+                    continue
+                now_used = used.get(target, 0.0)
+                standing = not rule.spec.for_seconds
+                yield Gate(
+                    target, line.labels.get("level", ""), cast(Cleanup, wanted), line.labels,
+                    open=now_used >= line.line_bytes if line.op == ">=" else now_used > line.line_bytes,
+                    ripe=standing or line.labels in firing, standing=standing, line_bytes=line.line_bytes,
+                    inclusive=line.op == ">=")
+
+    def _used(self, target: str, start: float, end: float) -> list[Reading]:
+        """Readings of used bytes of a target in (start, end]."""
+        matchers = [Matcher("__name__", "=", USED.name), Matcher("target", "=", target)]
+        return [(at, value) for series in self._stages.store.select(matchers, start, end)
+                for at, value in zip(series.times, series.values, strict=True) if value == value]
+
+    def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert]) -> None:
+        """What people and Prometheus see until the next tick."""
+        used = {sample.labels["target"]: sample.value for sample in samples if sample.labels.metric == USED.name}
+        statuses = []
+        for subject in self._subjects_now:
+            lines = self._lines.get(subject.name)
+            statuses.append(TargetStatus(
+                subject.name, subject.up, used.get(subject.name),
+                lines[1].main.size_bytes if lines else None, lines[1].critical.size_bytes if lines else None))
+        self._stages.view.snapshot = Snapshot(
+            self._vitals.ticks, "", families(samples), statuses, alerts,
+            [attempt.as_json() for attempt in self._stages.ledger.attempts()])

@@ -1,0 +1,76 @@
+"""From the samples of a tick to the families of /metrics, and the desk's figures about itself."""
+
+from collections.abc import Iterable, Sequence
+
+from sidecar import __version__, thresholds
+from sidecar.actions import acting, ledger
+from sidecar.discovery import roster
+from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+from sidecar.notify import alertmanager
+from sidecar.probes import sampler
+from sidecar.rules.group import Group
+from sidecar.store import Store
+from sidecar.web.view import Family
+
+USED = Metric("rag_memory_used_bytes", "gauge", "Memory in use by the target, on the basis its thresholds refer to.")
+BUILD = Metric("rag_sidecar_build_info", "info", "The version that runs.")
+TICK = Metric("rag_sidecar_tick_duration_seconds", "gauge", "How long the last tick took.")
+LATE = Metric("rag_sidecar_tick_late_seconds", "gauge", "How much later than planned the last tick began.")
+TICKS = Metric("rag_sidecar_ticks_total", "counter", "Ticks since the desk started.")
+STARTS = Metric("rag_sidecar_desk_starts_total", "counter", "Times the guard has started the desk.")
+LOST = Metric("rag_sidecar_events_lost_total", "counter", "Events of the guard that were given up: nobody took them.")
+SERIES = Metric("rag_sidecar_store_series", "gauge", "Series in the store.")
+BYTES = Metric("rag_sidecar_store_bytes", "gauge", "Memory that the store's samples take.")
+DROPPED = Metric("rag_sidecar_store_dropped_samples_total", "counter", "Samples out of order or twice, not stored.")
+SHRUNK = Metric("rag_sidecar_store_shrunk_total", "counter", "Times a series was cut to keep the store in its budget.")
+EVALUATIONS = Metric("rag_sidecar_rule_evaluations_total", "counter", "Evaluations of rules.")
+FAILURES = Metric("rag_sidecar_rule_evaluation_failures_total", "counter", "Evaluations of rules that failed.")
+MISSED = Metric("rag_sidecar_rule_group_iterations_missed_total", "counter", "Evaluations of groups skipped as late.")
+
+OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, EVALUATIONS, FAILURES, MISSED)
+METRICS = {metric.name: metric for metric in (
+    *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *ledger.METRICS, *acting.METRICS,
+    *alertmanager.METRICS)}
+"""Every metric of /metrics, by its name."""
+
+SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+class Vitals:
+    """What the desk knows of itself. Lives as long as the desk."""
+
+    def __init__(self, base: Labels, starts: int) -> None:
+        self.ticks = 0
+        self._base = base
+        self._starts = starts
+        self._duration = self._late = 0.0
+
+    def note(self, duration_seconds: float, late_seconds: float) -> None:
+        """A tick has ended."""
+        self.ticks += 1
+        self._duration, self._late = duration_seconds, late_seconds
+
+    def samples(self, store: Store, groups: Sequence[Group], lost_events: int, at: float) -> list[Sample]:
+        """The figures as they are now."""
+        figures: list[tuple[Metric, float, dict[str, str]]] = [
+            (BUILD, 1.0, {"version": __version__}), (TICK, self._duration, {}), (LATE, max(0.0, self._late), {}),
+            (TICKS, self.ticks, {}), (STARTS, self._starts, {}), (LOST, lost_events, {}),
+            (SERIES, store.series_count, {}), (BYTES, store.size_bytes, {}),
+            (DROPPED, store.dropped, {}), (SHRUNK, store.shrunk, {})]
+        for group in groups:
+            figures += [(EVALUATIONS, group.evaluations, {"group": group.spec.name}),
+                        (FAILURES, group.failures, {"group": group.spec.name}),
+                        (MISSED, group.missed, {"group": group.spec.name})]
+        return [Sample(self._base.merged({METRIC_NAME: metric.name, **labels}), value, at)
+                for metric, value, labels in figures]
+
+
+def families(samples: Iterable[Sample]) -> list[Family]:
+    """The samples, family by family, in the order in which the metrics are declared."""
+    found: dict[str, list[Sample]] = {}
+    for sample in samples:
+        name = sample.labels.metric
+        if name not in METRICS:
+            name = next((name.removesuffix(end) for end in SUFFIXES if name.removesuffix(end) in METRICS), name)
+        found.setdefault(name, []).append(sample)
+    return [Family(metric, found[name]) for name, metric in METRICS.items() if name in found]
