@@ -41,18 +41,22 @@ def _extrapolated(window: Window, *, counter: bool, rate: bool) -> float | None:
 
 
 def rate(window: Window) -> float | None:
+    """Increase of a counter per second, extended to the ends of the range."""
     return _extrapolated(window, counter=True, rate=True)
 
 
 def increase(window: Window) -> float | None:
+    """Increase of a counter, extended to the ends of the range."""
     return _extrapolated(window, counter=True, rate=False)
 
 
 def delta(window: Window) -> float | None:
+    """Change of a gauge, extended to the ends of the range."""
     return _extrapolated(window, counter=False, rate=False)
 
 
 def irate(window: Window) -> float | None:
+    """Increase of a counter per second between the last two samples."""
     if len(window.times) < 2:
         return None
     last, before = window.values[-1], window.values[-2]
@@ -61,16 +65,19 @@ def irate(window: Window) -> float | None:
 
 
 def idelta(window: Window) -> float | None:
+    """Difference of the last two samples."""
     return window.values[-1] - window.values[-2] if len(window.times) > 1 else None
 
 
 def deriv(window: Window) -> float | None:
+    """Slope per second of the least-squares line."""
     if len(window.times) < 2:
         return None
     return arithmetic.regression(window.times, window.values, window.times[0])[0]
 
 
 def predict_linear(window: Window, seconds: float) -> float | None:
+    """Value of the least-squares line `seconds` after the moment of evaluation."""
     if len(window.times) < 2:
         return None
     slope, value = arithmetic.regression(window.times, window.values, window.at)
@@ -93,46 +100,57 @@ def double_exponential_smoothing(window: Window, smoothing: float, trend_smoothi
 
 
 def avg_over_time(window: Window) -> float:
+    """Mean of all values."""
     return arithmetic.mean(window.values)
 
 
 def sum_over_time(window: Window) -> float:
+    """Sum of all values, with compensation for rounding."""
     return arithmetic.compensated_sum(window.values)
 
 
 def count_over_time(window: Window) -> float:
+    """Number of samples."""
     return float(len(window.values))
 
 
 def max_over_time(window: Window) -> float:
+    """Largest value; NaN only where there is nothing else."""
     return max((value for value in window.values if value == value), default=math.nan)
 
 
 def min_over_time(window: Window) -> float:
+    """Smallest value; NaN only where there is nothing else."""
     return min((value for value in window.values if value == value), default=math.nan)
 
 
 def first_over_time(window: Window) -> float:
+    """Oldest value."""
     return window.values[0]
 
 
 def last_over_time(window: Window) -> float:
+    """Newest value."""
     return window.values[-1]
 
 
 def present_over_time(window: Window) -> float:
+    """1: there is a sample."""
     return 1.0
 
 
 def stdvar_over_time(window: Window) -> float:
+    """Population variance."""
     return arithmetic.variance(window.values)
 
 
 def stddev_over_time(window: Window) -> float:
+    """Population standard deviation."""
     return math.sqrt(arithmetic.variance(window.values))
 
 
 def quantile_over_time(window: Window, share: float) -> float:
+    """Quantile, interpolated between neighbouring values."""
     return arithmetic.quantile(share, window.values)
 
 
@@ -145,28 +163,34 @@ def mad_over_time(window: Window) -> float:
 
 
 def changes(window: Window) -> float:
+    """How often the value differs from the one before; NaN does not differ from NaN."""
     return float(sum(
         after != before and not (after != after and before != before) for before, after in pairwise(window.values)
     ))
 
 
 def resets(window: Window) -> float:
+    """How often the value fell."""
     return float(sum(after < before for before, after in pairwise(window.values)))
 
 
 def ts_of_first_over_time(window: Window) -> float:
+    """Time of the oldest sample."""
     return window.times[0]
 
 
 def ts_of_last_over_time(window: Window) -> float:
+    """Time of the newest sample."""
     return window.times[-1]
 
 
 def ts_of_max_over_time(window: Window) -> float:
+    """Time of the last sample that has the largest value."""
     return _time_of(window, max_over_time(window))
 
 
 def ts_of_min_over_time(window: Window) -> float:
+    """Time of the last sample that has the smallest value."""
     return _time_of(window, min_over_time(window))
 
 
