@@ -155,7 +155,8 @@ UNLIKE_2_42 = ("range 3", "range $i := 9", "else with", "toDuration", "now |", "
 
 def test_promtool_prints_the_same(tmp_path):
     """The real promtool, given these templates and the texts that we make of them, finds no difference."""
-    texts = [text for text, _ in GOOD if not any(part in text for part in UNLIKE_2_42)]
+    texts = [text for text, _ in GOOD if not any(part in text for part in UNLIKE_2_42)
+             and ('query "up"' not in text or "sortByLabel" in text)]  # promtool's order of elements is random
     texts += [text for text, _ in FAILING[:1] + FAILING[3:15] + FAILING[16:17]]
     own = {"svc": "a", "instance": "host.example.org:9100"}
     checks = []
