@@ -13,6 +13,7 @@ from sidecar.promql.evaluate import instant
 from sidecar.rules.group import Group
 from sidecar.rules.load import load, shipped
 from sidecar.rules.spec import AlertingSpec
+from sidecar.rules.standing import Standing, standing
 from sidecar.rules.testing import run
 from sidecar.store import Store
 
@@ -76,3 +77,19 @@ def test_the_time_to_the_limit_is_told_in_words():
     assert alert.name == "RagMemoryTimeToLimit"
     assert alert.annotations["description"] == (
         "If the last half hour goes on, rag on h needs 4.418GiB in an hour and reaches its limit in 38m 36s.")
+
+
+def test_the_example_of_the_documentation_is_true(checkout, tmp_path):
+    """The rule in docs/rules.md passes the unit test beside it, here and in promtool, and is a standing order."""
+    _, rules, tests = re.findall(r"```yaml\n(.*?)```", (checkout / "docs" / "rules.md").read_text(), re.DOTALL)
+    (tmp_path / "my-rules.yml").write_text(rules)
+    (tmp_path / "test.yml").write_text(tests)
+
+    report = run([tmp_path / "test.yml"], Store)
+    done = subprocess.run([promtool(), "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
+    (spec,) = load([tmp_path / "my-rules.yml"])
+    (rule,) = Group(spec, default_interval_seconds=1.0, external_labels={}, external_url="").alerting_rules
+
+    assert report.passed, str(report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert isinstance(standing(rule), Standing)

@@ -136,6 +136,7 @@ FAILING = [
     ("{{ $value 1 }}", "can't give argument to non-function $value"),
     ("{{ define \"t\" }}{{ template \"t\" }}{{ end }}{{ template \"t\" }}", "exceeded maximum template depth"),
     ("{{ range 1000000000 }}{{ end }}", "steps"),
+    ('{{ $x := "ab" }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}', "error calling print: more than"),
     ("{{ range 5000 }}a text of some length, again and again{{ end }}", "wrote more than"),
 ]
 

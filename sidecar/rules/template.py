@@ -12,10 +12,11 @@ from sidecar.promql.parse import parse as parse_expression
 from sidecar.promql.tree import Expr
 from sidecar.promql.values import Point, Value
 from sidecar.rules.gotemplate.call import Callee, CallFailed
+from sidecar.rules.gotemplate.evaluate import TemplateError
 from sidecar.rules.gotemplate.lex import TemplateSyntaxError
 from sidecar.rules.gotemplate.parse import Tree
 from sidecar.rules.gotemplate.parse import parse as parse_template
-from sidecar.rules.gotemplate.run import TemplateError, run
+from sidecar.rules.gotemplate.run import run
 from sidecar.rules.template_functions import FUNCTIONS, QueryResult, TemplateSample
 
 PREAMBLE = ("{{$labels := .Labels}}{{$externalLabels := .ExternalLabels}}"

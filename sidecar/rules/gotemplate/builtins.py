@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from sidecar.rules.gotemplate.call import Callee, CallFailed
+from sidecar.rules.gotemplate.evaluate import truth
 from sidecar.rules.gotemplate.format import sprint, sprintf, sprintln, type_name
-from sidecar.rules.gotemplate.run import truth
 
 
 def query_escape(text: str) -> str:
