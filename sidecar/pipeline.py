@@ -84,23 +84,26 @@ class Pipeline:
             self._take_in(event)
         targets = stages.roster.update()
         readings = stages.sampler.read(targets, now)
-        samples = self._completed(targets, readings, now)
-        self._store_with_ends(samples, now)
+        policy = Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
+        seen = self._seen(targets, readings, now)
+        stages.store.append(seen)
+        self._acting.judge(policy, now)
+        counted = self._counted(now)
+        stages.store.append(counted)
+        self._mark_ends({sample.labels for samples in (seen, counted) for sample in samples}, now)
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
                 group.evaluate(slot, stages.query, stages.store.append)
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
-        policy = Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
         self._subjects_now = list(self._subjects(targets, readings, now))
-        self._acting.judge(policy, now)
         self._acting.act(policy, self._subjects_now, list(self._gates(alerts, now)), now)
         stages.dispatch.beat()
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
-        self._publish(samples, alerts)
+        self._publish([*seen, *counted], alerts)
 
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
@@ -123,8 +126,8 @@ class Pipeline:
                     group.evaluate_rule(rule, at, stages.query, stages.store.append)
         self._acting.take_in(event)
 
-    def _completed(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
-        """The samples of this tick: readings, lines, used bytes on their basis, and what the stages count."""
+    def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
+        """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
         stages, samples = self._stages, list(readings.samples)
         for target in targets:
             used = readings.used.get(target.name)
@@ -139,7 +142,12 @@ class Pipeline:
             by_cgroup = attached.cgroup.basis if attached and attached.cgroup else None
             basis = by_cgroup if lines.basis == "cgroup" else Basis(lines.basis)
             stages.dispatch.watch(target.name, target.identity, basis)
-        samples += stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
+        return samples
+
+    def _counted(self, now: float) -> list[Sample]:
+        """What the stages count."""
+        stages = self._stages
+        samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
         samples += self._acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
         return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
@@ -162,10 +170,8 @@ class Pipeline:
         self._lines[target.name] = (limit_bytes, found)
         return found
 
-    def _store_with_ends(self, samples: Sequence[Sample], now: float) -> None:
-        """Append the samples, and a stale marker to every series that was there at the last tick and is not now."""
-        live = {sample.labels for sample in samples}
-        self._stages.store.append(samples)
+    def _mark_ends(self, live: set[Labels], now: float) -> None:
+        """A stale marker for every series that was there at the last tick and is not now."""
         self._stages.store.mark_stale(self._live - live, now)
         self._live = live
 
