@@ -24,9 +24,15 @@ class Identity(NamedTuple):
     exe: tuple[int, int] | None
 
 
+LONGEST_FILE_BYTES = 1 << 20
+"""Longer than any file we keep: /proc/PID/status names every group of its user, of which there may be 65536."""
+
+
 class KeptFile:
     """A file of /proc or a cgroup, kept open and read from its start with one system call. Lives as long as a target.
 
+    Closed with its last reference, like every file of Python's. `size` is what is expected; a longer file is read
+    whole nevertheless, up to `LONGEST_FILE_BYTES`: cut short, a field behind the cut would look as if it were absent.
     Raises OSError as the kernel reports it (ENOENT, EACCES; ESRCH once the process has ended).
     """
 
@@ -35,11 +41,19 @@ class KeptFile:
     def __init__(self, path: str, *, dir_fd: int | None = None, size: int = 8192) -> None:
         self.path = path
         self._size = size
+        self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
 
+    def __del__(self) -> None:
+        self.close()
+
     def read(self) -> bytes:
-        """At most `size` bytes from the start of the file."""
-        return os.pread(self._fd, self._size, 0)
+        """The content of the file."""
+        content = os.pread(self._fd, self._size, 0)
+        while len(content) == self._size < LONGEST_FILE_BYTES:
+            self._size *= 2
+            content = os.pread(self._fd, self._size, 0)
+        return content
 
     def close(self) -> None:
         """Give the descriptor back; harmless when called twice."""
@@ -96,8 +110,12 @@ def status_mask(status: bytes, name: bytes) -> int:
 
 
 def anon_bytes(status: bytes) -> int:
-    """What only this process can give back: RssAnon + RssShmem + VmSwap of /proc/PID/status."""
-    return sum(status_field(status, name, 0) for name in (b"RssAnon", b"RssShmem", b"VmSwap"))
+    """What only this process can give back: RssAnon + RssShmem + VmSwap of /proc/PID/status.
+
+    KeyError where RssAnon is absent (a zombie, gVisor): that is not known, which is not zero. Only swap and shmem may
+    be missing from a kernel built without them.
+    """
+    return status_field(status, b"RssAnon") + status_field(status, b"RssShmem", 0) + status_field(status, b"VmSwap", 0)
 
 
 def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
