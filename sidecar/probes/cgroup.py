@@ -5,6 +5,7 @@ Formats: the kernel's cgroup-v1/memory.rst and cgroup-v2.rst; working set as cAd
 """
 
 import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -29,28 +30,26 @@ METRICS = (
 NO_LIMIT_BYTES = 1 << 62
 """v1 says "none" by the largest multiple of the page size below 2**63."""
 
-LIMIT_SECONDS = 30.0
-
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """What differs between the two versions."""
+class Version:
+    """What differs between the two versions: where they are mounted, and the names of their files."""
 
-    version: int
+    mounts: tuple[str, ...]
     usage: str
     limit: str
     events: str
 
 
-VERSIONS = (Files(1, "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.oom_control"),
-            Files(2, "memory.current", "memory.max", "memory.events"))
+V1 = Version(("fs/cgroup/memory",), "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.oom_control")
+V2 = Version(("fs/cgroup", "fs/cgroup/unified"), "memory.current", "memory.max", "memory.events")
 
 
-def paths(cgroup: str) -> Iterator[tuple[int, str]]:
-    """(version, path) of the memory hierarchies in /proc/PID/cgroup, v1 first: there the controller is where it is."""
+def paths(cgroup: str) -> Iterator[tuple[Version, str]]:
+    """(version, path) of the memory hierarchies in /proc/PID/cgroup, v1 first: where it has memory, v2 has not."""
     lines = [line.split(":", 2) for line in cgroup.splitlines() if line.count(":") >= 2]
-    yield from ((1, path) for _, controllers, path in lines if "memory" in controllers.split(","))
-    yield from ((2, path) for number, controllers, path in lines if number == "0" and not controllers)
+    yield from ((V1, path) for _, controllers, path in lines if "memory" in controllers.split(","))
+    yield from ((V2, path) for number, controllers, path in lines if number == "0" and not controllers)
 
 
 def parse_limit(text: bytes) -> int | None:
@@ -68,11 +67,43 @@ def _read(path: PurePosixPath) -> bytes | None:
         return None
 
 
-class CgroupProbe:
-    """The readings of the cgroup that binds one target. Lives as long as the target's process.
+def _find(cgroup: str, root: str, sys: str) -> tuple[Version, PurePosixPath, PurePosixPath]:
+    """(version, mount, own folder): where our /sys shows the target's path, else where its own root shows it.
 
-    Raises FileNotFoundError if no memory cgroup of it can be seen. `limit_bytes` is None where nothing limits it;
-    that is not the same as a limit that cannot be read, which makes the probe fail.
+    A path with `..` lies outside of what our cgroup namespace shows, and a path that nobody shows is that of a
+    container whose own root is its cgroup: then the root of the target's own view stands for it.
+    """
+    refused: OSError = FileNotFoundError(errno.ENOENT, "no memory cgroup of the target is visible", cgroup[:200])
+    for version, path in paths(cgroup):
+        below = path.lstrip("/")
+        for seen, inside in ((sys, below), (f"{root}/sys", below), (f"{root}/sys", "")):
+            for mount in (PurePosixPath(seen) / mount for mount in version.mounts):
+                try:
+                    if ".." not in inside.split("/") and _read(mount / inside / version.usage) is not None:
+                        return version, mount, mount / inside
+                except PermissionError as error:
+                    refused = error
+    raise refused
+
+
+def _tightest(version: Version, mount: PurePosixPath, own: PurePosixPath) -> tuple[int | None, PurePosixPath]:
+    """(limit in bytes, folder) of the tightest limit from the target's own cgroup up to the mount."""
+    tightest, folder = None, own
+    for level in (own, *own.parents):
+        limit = parse_limit(_read(level / version.limit) or b"max")  # the root of v2 has no such file, and no limit
+        if limit is not None and (tightest is None or limit < tightest):
+            tightest, folder = limit, level
+        if level == mount:
+            break
+    return tightest, folder
+
+
+class CgroupProbe:
+    """The readings of the cgroup that binds one target now. Lives until the sampler looks for it anew.
+
+    Raises OSError if no memory cgroup of it can be seen: FileNotFoundError, or PermissionError if that is why.
+    `limit_bytes` is None where nothing limits it; that is not the same as a limit that cannot be read, which makes
+    the probe fail.
     """
 
     name = "cgroup"
@@ -81,60 +112,22 @@ class CgroupProbe:
         assert target.identity
         pid = target.identity.pid
         self._series = SeriesOf(target.base)
-        cgroup = (_read(PurePosixPath(f"{proc}/{pid}/cgroup")) or b"").decode("utf-8", "replace")
-        self._mount, self._own, self._files = self._find(cgroup, f"{proc}/{pid}/root", sys)
-        self.limit_bytes: int | None = None
-        self._folder = self._own
-        self._limit_read_at = float("-inf")
-        self.missing: dict[str, str] = {}
+        cgroup = os.fsdecode(_read(PurePosixPath(f"{proc}/{pid}/cgroup")) or b"")
+        version, mount, own = _find(cgroup, f"{proc}/{pid}/root", sys)
+        self.limit_bytes, folder = _tightest(version, mount, own)
         self.used: dict[str, float] = {}
-        self._bind()
-
-    @staticmethod
-    def _find(cgroup: str, root: str, sys: str) -> tuple[PurePosixPath, PurePosixPath, Files]:
-        """(mount, own folder, files): where our /sys shows the target's path, else where its own root shows it.
-
-        A path with `..` lies outside of what our cgroup namespace shows, and the root of the target's own view may
-        stand for the target only there.
-        """
-        refused = FileNotFoundError(errno.ENOENT, "no memory cgroup of the target is visible", cgroup.strip()[:200])
-        for version, path in paths(cgroup):
-            files, below = VERSIONS[version - 1], path.lstrip("/")
-            hierarchy = "fs/cgroup/memory" if version == 1 else "fs/cgroup"
-            for seen, inside in ((sys, below), (f"{root}/sys", below), (f"{root}/sys", "")):
-                mount = PurePosixPath(seen) / hierarchy
-                try:
-                    if ".." not in inside and _read(mount / inside / files.usage) is not None:
-                        return mount, mount / inside, files
-                except PermissionError as error:
-                    refused.strerror = f"{error.strerror}: {error.filename}"
-        raise refused
-
-    def _bind(self) -> None:
-        """Find the cgroup with the tightest limit and open its files."""
-        tightest, folder = None, self._own
-        for level in (self._own, *self._own.parents):
-            limit = parse_limit(_read(level / self._files.limit) or b"max")
-            if limit is not None and (tightest is None or limit < tightest):
-                tightest, folder = limit, level
-            if level == self._mount:
-                break
-        self.limit_bytes = tightest
-        self._folder = folder
-        self._usage = KeptFile(str(folder / self._files.usage), size=64)
+        self._usage = KeptFile(str(folder / version.usage), size=64)
         self._stat = KeptFile(str(folder / "memory.stat"))
-        self._events = KeptFile(str(folder / self._files.events), size=1024)
+        # v1 counts a killed process in its own cgroup only, v2 in those above, too, where other events are.
+        self._events = KeptFile(str((own if version is V1 else folder) / version.events), size=1024)
 
     @property
     def basis(self) -> Basis:
         """How the guard can read the same used bytes."""
-        return Basis("cgroup", str(self._usage.path), str(self._stat.path))
+        return Basis("cgroup", self._usage.path, self._stat.path)
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError once the cgroup is gone."""
-        if at - self._limit_read_at >= LIMIT_SECONDS:
-            self._limit_read_at = at
-            self.limit_bytes = parse_limit(_read(self._folder / self._files.limit) or b"max")
         usage, stat = self._usage.read(), self._stat.read()
         figures = parse_keyed(stat)
         inactive = figures.get(b"total_inactive_file", figures.get(b"inactive_file", 0))

@@ -1,5 +1,6 @@
 """Memory and basics of one process from /proc, through files kept open: no instrumentation, nothing asked of it."""
 
+import errno
 import os
 
 from sidecar.model import Metric, Sample, Target
@@ -34,71 +35,84 @@ METRICS = (
 )
 
 MEMORY_KINDS = ((b"RssAnon", "anon"), (b"RssFile", "file"), (b"RssShmem", "shmem"), (b"VmSwap", "swap"))
+COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
+           (CPU, "mode", "user", 11, CLOCK_TICKS), (CPU, "mode", "system", 12, CLOCK_TICKS))
+"""(metric, label, value, place in `parse_stat`, divisor)."""
 
 
 class ProcessProbe:
     """The readings of one life of one process. Lives from attach until the process has ended.
 
-    Raises OSError where the process is gone or hidden. What alone is forbidden (io, fd) is left out, never zero, and
-    stands in `missing` with its reason. After `read`, `used` holds the bytes on the two bases a process has.
+    Raises OSError where the process is gone or hidden. What alone may be forbidden (io, fd) or absent (anon, on
+    gVisor) is left out, never zero, and stands in `missing` with its reason from the first reading on. After `read`,
+    `used` holds the bytes on the bases that a process has.
     """
 
     name = "process"
 
     def __init__(self, target: Target, proc: str = "/proc") -> None:
         assert target.identity
-        folder = f"{proc}/{target.identity.pid}"
+        self._folder = f"{proc}/{target.identity.pid}"
         self._series = SeriesOf(target.base)
         self._start_seconds = target.identity.start_time_ticks / CLOCK_TICKS + boot_time(proc)
-        self._fd_dir = f"{folder}/fd"
-        self._files = [KeptFile(f"{folder}/status", size=4096), KeptFile(f"{folder}/statm", size=128),
-                       KeptFile(f"{folder}/stat", size=1024)]
+        self._status = KeptFile(f"{self._folder}/status", size=4096)
+        self._statm = KeptFile(f"{self._folder}/statm", size=128)
+        self._stat = KeptFile(f"{self._folder}/stat", size=1024)
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
         self.used: dict[str, float] = {}
-        try:
-            self._io = KeptFile(f"{folder}/io", size=512)
-            self._io.read()  # the kernel checks at reading, too
-        except PermissionError as error:
-            self._io = None
-            self.missing["io"] = str(error.strerror)
-        try:
-            os.listdir(self._fd_dir)
-        except PermissionError as error:
-            self.missing["fd"] = str(error.strerror)
 
     def read(self, at: float) -> list[Sample]:
-        """Every reading of this moment. Raises OSError (ESRCH) once the process has ended."""
-        status, statm, stat = (file.read() for file in self._files)
-        rss = resident_bytes(statm)
-        self.used = {"rss": rss, "anon": anon_bytes(status)}
-        make = self._series.sample
+        """Every reading of this moment. Raises OSError (ESRCH) once the process has ended, reaped or not."""
+        status, statm, stat = self._status.read(), self._statm.read(), parse_stat(self._stat.read())
+        if stat[0] in (b"Z", b"X"):
+            raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
+        rss, make = resident_bytes(statm), self._series.sample
+        self.used = {"rss": rss}
         samples = [make(RSS, rss, at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
-                   make(START, self._start_seconds, at)]
-        samples += [make(KIND, status_field(status, field), at, "kind", kind)
-                    for field, kind in MEMORY_KINDS if field in status]
-        if b"VmHWM" in status:
-            samples.append(make(PEAK, status_field(status, b"VmHWM"), at))
-        fields = parse_stat(stat)
-        for metric, label, values in ((FAULTS, "type", (("minor", 7, 1.0), ("major", 9, 1.0))),
-                                      (CPU, "mode", (("user", 11, CLOCK_TICKS), ("system", 12, CLOCK_TICKS)))):
-            samples += [make(metric, int(fields[index]) / unit, at, label, value) for value, index, unit in values]
-        samples.append(make(THREADS, int(fields[17]), at))
+                   make(START, self._start_seconds, at), make(THREADS, int(stat[17]), at)]
+        try:
+            self.used["anon"] = anon_bytes(status)
+        except KeyError as error:
+            self.missing["anon"] = f"no {error.args[0]} in {self._status.path}"
+        for field, kind in MEMORY_KINDS:
+            size = status_field(status, field, -1)
+            if size >= 0:
+                samples.append(make(KIND, size, at, "kind", kind))
+        peak = status_field(status, b"VmHWM", -1)
+        if peak >= 0:
+            samples.append(make(PEAK, peak, at))
+        samples += [make(metric, int(stat[place]) / unit, at, label, value)
+                    for metric, label, value, place, unit in COUNTED]
         return samples + self._guarded(at)
 
     def _guarded(self, at: float) -> list[Sample]:
-        """What only the same user, or one with the right capability, may see."""
-        samples = []
-        if "fd" not in self.missing:
-            count = os.stat(self._fd_dir).st_size or len(os.listdir(self._fd_dir))  # st_size is the count since 6.2
-            samples.append(self._series.sample(FDS, count, at))
-        if self._io:
-            counted = dict(line.split(b": ") for line in self._io.read().splitlines())
-            for key, direction in ((b"read_bytes", "read"), (b"write_bytes", "write")):
-                samples.append(self._series.sample(IO, int(counted[key]), at, "direction", direction))
+        """What only the same user, or one with the right capability, may see; io is a choice of the kernel's build."""
+        samples: list[Sample] = []
+        for what, read in (("fd", self._fds), ("io", self._io_bytes)):
+            if what not in self.missing:
+                try:
+                    samples += read(at)
+                except (PermissionError, FileNotFoundError) as error:
+                    self.missing[what] = str(error.strerror)
         return samples
+
+    def _fds(self, at: float) -> list[Sample]:
+        folder = os.open(f"{self._folder}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            count = os.fstat(folder).st_size or len(os.listdir(folder))  # st_size is the count since Linux 6.2
+        finally:
+            os.close(folder)
+        return [self._series.sample(FDS, count, at)]
+
+    def _io_bytes(self, at: float) -> list[Sample]:
+        self._io = self._io or KeptFile(f"{self._folder}/io", size=512)
+        counted = dict(line.split(b": ") for line in self._io.read().splitlines())
+        return [self._series.sample(IO, int(counted[key]), at, "direction", direction)
+                for key, direction in ((b"read_bytes", "read"), (b"write_bytes", "write"))]
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for file in (*self._files, *filter(None, (self._io,))):
-            file.close()
+        for file in (self._status, self._statm, self._stat, self._io):
+            if file:
+                file.close()

@@ -4,11 +4,13 @@ import errno
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample, Target
 from sidecar.probes import cgroup, process
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.process import ProcessProbe
+from sidecar.probes.series import SeriesOf
 
 UP = Metric("rag_target_up", "gauge", "1 while the target's process is there and can be read, else 0.")
 INFO = Metric("rag_target_info", "info", "The process behind a target: the only series with its pid.")
@@ -18,15 +20,24 @@ CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can 
 METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *process.METRICS, *cgroup.METRICS)
 
 AGAIN_SECONDS = 30.0
+"""How often the cgroup is looked for anew: limits change, processes are moved, and what failed may work now."""
+
+CAPABILITIES = ("anon", "fd", "io", "cgroup")
 
 
 @dataclass(slots=True)
 class Attached:
-    """The probes of one target's process. Lives as long as that identity; `failed` says what could not be opened."""
+    """The probes of one target's process. Lives as long as that identity; `failed` says what cannot be read, and why.
+
+    A cgroup that was found once is kept when it cannot be found again: what limits the target is not forgotten
+    because it cannot be seen for a while.
+    """
 
     target: Target
     process: ProcessProbe
-    cgroup: CgroupProbe | None
+    series: SeriesOf
+    cgroup: CgroupProbe | None = None
+    looked_for_cgroup_at: float = -inf
     failed: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -38,7 +49,10 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What one round has brought: samples, and of each target that could be read its used bytes by basis."""
+    """What one round has brought: samples, and of each target that could be read its used bytes by basis.
+
+    `limits` are those of the cgroups: None where there is none, or none can be seen.
+    """
 
     samples: list[Sample]
     used: dict[str, dict[str, float]]
@@ -49,7 +63,7 @@ class Sampler:
     """Holds the probes. Lives as long as the desk. The roots of /proc and /sys are parameters."""
 
     def __init__(self, self_base: Labels, timer: Callable[[], float], proc: str = "/proc", sys: str = "/sys") -> None:
-        self._self_base = self_base
+        self._own_series = SeriesOf(self_base)
         self._timer = timer
         self._proc = proc
         self._sys = sys
@@ -64,20 +78,20 @@ class Sampler:
             attached = self._attach(target)
             up = attached is not None and self._read(attached, at, found, spent)
             if not up:
-                self.detach(target.name)
+                self._detach(target.name)
             found.samples.append(Sample(target.base.merged({METRIC_NAME: UP.name}), float(up), at))
+        make = self._own_series.sample
         for collector, seconds in spent.items():
-            found.samples.append(self._own(DURATION, seconds, at, collector=collector))
+            found.samples.append(make(DURATION.name, seconds, at, "collector", collector))
         for (collector, reason), count in self._errors.items():
-            found.samples.append(self._own(ERRORS, count, at, collector=collector, reason=reason))
+            found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
         return found
 
     def attached(self, name: str) -> Attached | None:
         """The probes of a target, None while it is not there."""
         return self._attached.get(name)
 
-    def detach(self, name: str) -> None:
-        """Close the probes of a target that is gone."""
+    def _detach(self, name: str) -> None:
         attached = self._attached.pop(name, None)
         if attached:
             attached.close()
@@ -86,57 +100,66 @@ class Sampler:
         known = self._attached.get(target.name)
         if known and known.target.identity == target.identity:
             return known
-        self.detach(target.name)
+        self._detach(target.name)
         if target.identity is None:
             return None
         try:
-            made = Attached(target, ProcessProbe(target, self._proc), None)
+            process = ProcessProbe(target, self._proc)
         except OSError as error:
             self._count("process", error)
             return None
-        try:
-            made.cgroup = CgroupProbe(target, self._proc, self._sys)
-        except OSError as error:
-            made.failed["cgroup"] = str(error.strerror)
-            self._count("cgroup", error)
-        made.failed.update(made.process.missing)
-        self._attached[target.name] = made
+        made = self._attached[target.name] = Attached(target, process, SeriesOf(target.base))
         return made
 
     def _read(self, attached: Attached, at: float, found: Readings, spent: dict[str, float]) -> bool:
         """Read the probes of one target; False if its process is gone."""
-        used: dict[str, float] = {}
-        for probe in (attached.process, attached.cgroup):
-            if probe is None:
-                continue
-            begun = self._timer()
-            try:
-                found.samples.extend(probe.read(at))
-                used |= probe.used
-            except (OSError, ValueError, KeyError, IndexError) as error:
-                self._count(probe.name, error)
-                if probe is attached.process:
-                    return False
-                attached.failed[probe.name] = str(error)
-            spent[probe.name] = spent.get(probe.name, 0.0) + self._timer() - begun
+        if not self._read_one(attached, attached.process, at, found, spent):
+            return False
+        used = attached.process.used
+        attached.failed |= attached.process.missing
+        if not 0 <= at - attached.looked_for_cgroup_at < AGAIN_SECONDS:
+            self._look_for_cgroup(attached, at)
+        if attached.cgroup and self._read_one(attached, attached.cgroup, at, found, spent):
+            used = used | attached.cgroup.used
         name = attached.target.name
         found.used[name] = used
         found.limits[name] = attached.cgroup.limit_bytes if attached.cgroup else None
         found.samples.extend(self._facts(attached, at))
         return True
 
+    def _read_one(self, attached: Attached, probe: ProcessProbe | CgroupProbe, at: float,
+                  found: Readings, spent: dict[str, float]) -> bool:
+        """Read one probe, timed; False if that failed, which is counted."""
+        begun = self._timer()
+        try:
+            found.samples.extend(probe.read(at))
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            self._count(probe.name, error)
+            attached.failed[probe.name] = str(error)
+            return False
+        attached.failed.pop(probe.name, None)
+        spent[probe.name] = spent.get(probe.name, 0.0) + self._timer() - begun
+        return True
+
+    def _look_for_cgroup(self, attached: Attached, at: float) -> None:
+        attached.looked_for_cgroup_at = at
+        try:
+            made = CgroupProbe(attached.target, self._proc, self._sys)
+        except OSError as error:
+            attached.failed["cgroup"] = str(error)
+            self._count("cgroup", error)
+            return
+        if attached.cgroup:
+            attached.cgroup.close()
+        attached.cgroup = made
+
     def _facts(self, attached: Attached, at: float) -> list[Sample]:
-        base, identity = attached.target.base, attached.target.identity
+        identity, make = attached.target.identity, attached.series.sample
         assert identity
-        facts = [Sample(base.merged({METRIC_NAME: INFO.name, "pid": str(identity.pid)}), 1.0, at)]
-        for what in ("io", "fd", "cgroup"):
-            labels = base.merged({METRIC_NAME: CAPABILITY.name, "capability": what})
-            facts.append(Sample(labels, float(what not in attached.failed), at))
-        return facts
+        return [make(INFO.name, 1.0, at, "pid", str(identity.pid)),
+                *(make(CAPABILITY.name, float(what not in attached.failed), at, "capability", what)
+                  for what in CAPABILITIES)]
 
     def _count(self, collector: str, error: Exception) -> None:
         reason = errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else "parse"
         self._errors[collector, reason.lower()] += 1
-
-    def _own(self, metric: Metric, value: float, at: float, **labels: str) -> Sample:
-        return Sample(self._self_base.merged({METRIC_NAME: metric.name, **labels}), value, at)

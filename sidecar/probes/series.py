@@ -8,13 +8,13 @@ class SeriesOf:
 
     def __init__(self, base: Labels) -> None:
         self._base = base
-        self._made: dict[tuple[str, str, str], Labels] = {}
+        self._made: dict[tuple[str, ...], Labels] = {}
 
-    def sample(self, metric: str, value: float, at: float, label: str = "", label_value: str = "") -> Sample:
-        """A sample of `metric` for this target, with at most one further label."""
-        key = (metric, label, label_value)
+    def sample(self, metric: str, value: float, at: float, *more: str) -> Sample:
+        """A sample of `metric` for this target; `more` are further labels: name, value, name, value …"""
+        key = (metric, *more)
         labels = self._made.get(key)
         if labels is None:
-            own = {label: label_value} if label else {}
+            own = dict(zip(more[::2], more[1::2], strict=True))
             labels = self._made[key] = self._base.merged({METRIC_NAME: metric, **own})
         return Sample(labels, value, at)
