@@ -1,8 +1,10 @@
 """Finding a process on this machine. The only user of psutil, and never on the hot path."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -20,19 +22,44 @@ def pid_in(path: Path) -> int | None:
     return int(words[0]) if words and words[0].isdigit() and 0 < int(words[0]) < 1 << 31 else None
 
 
-def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | None:
-    """The process whose command line the expression is found in; None if there is none.
+class Found(NamedTuple):
+    """A process whose command line matches. `program` is its first word, `rest` the line from the match on."""
 
-    Of several the oldest whose parent does not match too: the master of a prefork server, not one of its workers.
+    created: float
+    pid: int
+    parent: int
+    program: str
+    rest: str
+
+    def wraps(self, other: "Found") -> bool:
+        """Whether this is another program that only starts the other: `sh -c`, `sudo`, `tini --`, `uv run`."""
+        return other.parent == self.pid and other.program != self.program and self.rest.startswith(other.rest)
+
+
+def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | None:
+    """The process whose command line, joined by spaces, the expression is found in; None if there is none.
+
+    Of several the oldest whose parent does not match too: the master of a prefork server, not one of its workers. What
+    only wraps the program does not count, nor does a sidecar, in whose command line the expression itself stands.
     """
-    found: dict[int, tuple[float, int]] = {}
+    found: list[Found] = []
     for process in psutil.process_iter(["cmdline", "ppid", "create_time"]):
-        facts = process.info
-        line = " ".join(facts["cmdline"] or ())[:MOST_COMMAND_LINE]
-        if line and process.pid not in not_these and pattern.search(line):
-            found[process.pid] = (facts["create_time"] or 0.0, facts["ppid"] or 0)
-    masters = [(created, pid) for pid, (created, parent) in found.items() if parent not in found]
-    return min(masters)[1] if masters else None
+        words, parent, created = (process.info[key] for key in ("cmdline", "ppid", "create_time"))
+        line = " ".join(words or ())[:MOST_COMMAND_LINE].replace("\n", " ")
+        match = pattern.search(line) if line and process.pid not in not_these and not _is_sidecar(words) else None
+        if match:
+            program = words[0].rpartition("/")[2]
+            found.append(Found(created or 0.0, process.pid, parent or 0, program, line[match.start():]))
+    programs = [each for each in found if not any(each.wraps(other) for other in found)]
+    pids = {each.pid for each in programs}
+    masters = [each for each in programs if each.parent not in pids]
+    return min(masters).pid if masters else None
+
+
+def _is_sidecar(words: Sequence[str]) -> bool:
+    """Whether this is the command line of a sidecar, started by its script or as a module."""
+    first = words[:5]
+    return ("-m", "sidecar") in pairwise(first) or any(word.rpartition("/")[2] == "rag-sidecar" for word in first)
 
 
 def ourselves() -> frozenset[int]:

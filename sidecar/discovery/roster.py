@@ -1,5 +1,6 @@
 """The current targets: which process is behind each, found again when it has ended and a new one has come."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -34,13 +35,12 @@ class Roster:
         self._not_these = not_these
         self._proc = proc
         self._held: dict[str, tuple[Identity, KeptFile]] = {}
-        self._first: dict[str, Identity] = {}
-        self._lives: dict[str, int] = {}
+        self._last: dict[str, Identity] = {}
+        self._restarts: Counter[str] = Counter()
 
     def resume(self, known: dict[str, Identity]) -> None:
         """Take over what an earlier desk had attached."""
-        self._first |= known
-        self._lives |= dict.fromkeys(known, 1)
+        self._last |= known
 
     def update(self) -> list[Target]:
         """One round of discovery: every configured target, in the order of the configuration."""
@@ -54,26 +54,28 @@ class Roster:
             held[1].close()
             del self._held[wanted.name]
         pid = self._find(wanted.match)
+        if not pid:
+            return None
         try:
-            found = identify(pid, self._proc) if pid else None
-            if found is None or not self._may_be(wanted, found):
-                return None
-            kept = KeptFile(f"{self._proc}/{found.pid}/stat", size=1024)
+            found = identify(pid, self._proc)
+            kept = KeptFile(f"{self._proc}/{pid}/stat", size=1024)
         except (OSError, ValueError, IndexError):
             return None  # it has ended while we looked
+        if not self._same(found, kept) or not self._may_be(wanted, found):
+            return None
+        self._restarts[wanted.name] += self._last.get(wanted.name, found) != found
         self._held[wanted.name] = (found, kept)
-        self._first.setdefault(wanted.name, found)
-        self._lives[wanted.name] = self._lives.get(wanted.name, 0) + 1
+        self._last[wanted.name] = found
         return found
 
     def _may_be(self, wanted: Wanted, found: Identity) -> bool:
         """Whether this process may stand for the target: one given by its number must be the first that had it."""
-        first = self._first.get(wanted.name, found)
+        last = self._last.get(wanted.name, found)
         named = isinstance(wanted.match, ByPid | AsChild)
-        return not named or (found.boot_id, found.pid, found.start_time_ticks) == first[:3]
+        return not named or found._replace(exe=None) == last._replace(exe=None)
 
     def _same(self, identity: Identity, stat: KeptFile) -> bool:
-        """Whether the process still runs, and still the same program: an exec makes it another one."""
+        """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one."""
         try:
             fields = stat.read()
             if start_time_ticks(fields) != identity.start_time_ticks or fields[fields.rindex(b")") + 2] in b"ZX":
@@ -94,6 +96,6 @@ class Roster:
 
     def samples(self, at: float) -> list[Sample]:
         """`rag_target_restarts_total` of every target."""
-        return [Sample(each.base.merged({METRIC_NAME: RESTARTS.name}), max(0, self._lives.get(each.name, 0) - 1), at)
+        return [Sample(each.base.merged({METRIC_NAME: RESTARTS.name}), self._restarts[each.name], at)
                 for each in self._wanted]
 
