@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65536
+LONGEST_INTEGER = 20
+MOST_SIGNALS = 64
+MOST_PIDS = 1 << 22
+"""The kernel's PID_MAX_LIMIT."""
 
 
 class Basis(NamedTuple):
@@ -83,7 +87,7 @@ class Event(NamedTuple):
 
 def encode(kind: str, **body: Any) -> bytes:
     """A message as bytes. Raises ValueError if it is larger than a message may be."""
-    data = json.dumps({"v": VERSION, "type": kind, **body}, separators=(",", ":")).encode()
+    data = json.dumps({"v": VERSION, "type": kind, **body}, separators=(",", ":"), allow_nan=False).encode()
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a {kind} message of {len(data)} bytes is more than {MAX_MESSAGE_BYTES}")
     return data
@@ -91,32 +95,55 @@ def encode(kind: str, **body: Any) -> bytes:
 
 def decode(data: bytes) -> tuple[str, dict[str, Any]]:
     """The kind and the body of a message. Raises ValueError if it is none, or of another version."""
-    body = json.loads(data)
+    try:
+        body = json.loads(data, parse_float=_finite, parse_constant=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("lists within lists within lists") from None
     if not isinstance(body, dict) or body.pop("v", None) != VERSION:
         raise ValueError("not a message of this version")
     return str(body.pop("type", "")), body
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if number - number != 0.0:  # infinity and nan, from which no integer can be made
+        raise ValueError(f"{text} is no number for a message")
+    return number
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) < LONGEST_INTEGER else int(_finite(text))
+
+
 def identity(raw: list[Any]) -> Identity:
-    """An identity as it came over the wire."""
+    """An identity as it came over the wire. Raises TypeError or ValueError if it is none."""
     boot, pid, start, exe = raw
-    return Identity(str(boot), int(pid), int(start), (int(exe[0]), int(exe[1])) if exe else None)
+    if not 0 < int(pid) <= MOST_PIDS:
+        raise ValueError(f"no process has the number {pid}")
+    device, inode = exe or (0, 0)
+    return Identity(str(boot), int(pid), int(start), (int(device), int(inode)) if exe else None)
 
 
 def order(raw: list[Any]) -> Order:
     """An order as it came over the wire. Raises TypeError or ValueError if it is none."""
-    made = Order(*raw)
-    channels = tuple(
-        Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
-        for kind, number, url, headers, timeout in made.channels
-    )
-    return made._replace(channels=channels, labels=dict(made.labels))
+    order_id, target, cleanup, channels, labels, line, inclusive, *numbers, dry_run = raw
+    times, not_before, again_after, valid = numbers
+    return Order(
+        str(order_id), str(target), str(cleanup), tuple(_channel(*each) for each in channels),
+        {str(name): str(value) for name, value in dict(labels).items()}, None if line is None else float(line),
+        bool(inclusive), int(times), float(not_before), float(again_after), float(valid), bool(dry_run))
+
+
+def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any) -> Channel:
+    if kind not in ("signal", "http") or not 0 <= int(number) <= MOST_SIGNALS:
+        raise ValueError(f"a channel of kind {kind!r} with signal {number!r}")
+    return Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
 
 
 def event(raw: list[Any]) -> Event:
-    """An event as it came over the wire."""
-    made = Event(*raw)
-    return made._replace(number=int(made.number), at=float(made.at), detail=dict(made.detail))
+    """An event as it came over the wire. Raises TypeError or ValueError if it is none."""
+    number, at, kind, target, order_id, detail = raw
+    return Event(int(number), float(at), str(kind), str(target), str(order_id), dict(detail))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
