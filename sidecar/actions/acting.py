@@ -8,7 +8,7 @@ from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Attempt, Ledger
 from sidecar.actions.policy import Decision, Gate, Policy, Reason, Subject, usable
 from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
-from sidecar.guard.wire import Event
+from sidecar.guard.wire import Event, Order
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample
 
 log = logging.getLogger("sidecar.actions")
@@ -35,11 +35,15 @@ class Acting:
         self._dispatch = dispatch
         self._used = used
         self._said: dict[str, tuple[Reason, str]] = {}
-        self._sent: dict[str, float] = {}
+        self._sent: dict[str, tuple[Order, float]] = {}
 
     def take_in(self, event: Event) -> None:
         """Write down what the guard tells of an order."""
-        self._sent.pop(event.target, None)
+        sent, _ = self._sent.get(event.target, (None, 0.0))
+        if sent and (event.order.startswith(sent.id) or event.kind in ("gone", "changed")):
+            del self._sent[event.target]
+            if event.order == sent.id:  # nothing was begun: an attempt would have an id of its own
+                self._skipped(sent, event)
         attempt = self._ledger.take_in(event, self._growth)
         if attempt and attempt.outcome:
             _tell(attempt)
@@ -47,6 +51,14 @@ class Acting:
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
+
+    def _skipped(self, order: Order, event: Event) -> None:
+        """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""
+        used = event.detail.get("used_bytes")
+        if used is None:
+            used = max(self._used(order.target, event.at - LATE_SECONDS, event.at), default=(0.0, 0.0))[1]
+        reason = str(event.detail.get("reason", event.kind))
+        _tell(self._ledger.skip(order, float(used), event.at, reason))
 
     def _growth(self, target: str, at: float) -> float:
         return growth(self._used(target, at - GROWTH_WINDOW_SECONDS, at))
@@ -66,7 +78,7 @@ class Acting:
                 _tell(self._ledger.close(attempt.id, verdict.outcome, now, verdict=verdict))
         for attempt in self._ledger.attempts():
             due = attempt.ended_at is not None and now >= attempt.ended_at + rules.rebound_seconds
-            if attempt.freed_bytes and attempt.rebounded is None and due:
+            if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
                 self._look_for_rebound(attempt, now)
 
     def _look_for_rebound(self, attempt: Attempt, now: float) -> None:
@@ -86,14 +98,14 @@ class Acting:
         for subject in subjects:
             if not any(gate.open for gate in gates if gate.target == subject.name):
                 self._ledger.rearm(subject.name)
-        waiting = {name for name, at in self._sent.items() if now < at + LATE_SECONDS}
+        waiting = {name for name, (_, at) in self._sent.items() if now < at + LATE_SECONDS}
         self.decisions = [
             decision._replace(reason=Reason.IN_FLIGHT, order=None)
             if decision.order and decision.target in waiting else decision
             for decision in policy.decide(subjects, gates, self._ledger, now)]
         for decision in self.decisions:
             if decision.order and self._dispatch.deliver(decision.order):
-                self._sent[decision.target] = now
+                self._sent[decision.target] = decision.order, now
             self._say(decision)
         for subject in subjects:
             mine = [gate for gate in gates if gate.target == subject.name]

@@ -26,8 +26,8 @@ class Dispatch:
         self.lost_events = 0
         self.events_seen = 0
         self.sock = sock
-        self._watched: dict[str, tuple[Identity, Basis]] = {}
-        self._standing: dict[str, tuple[list[Armed], float, int]] = {}
+        self._watched: dict[str, tuple[Identity, Basis | None]] = {}
+        self._standing: dict[str, tuple[list[Armed], float]] = {}
         self._serial = itertools.count(1)
         self._waiting: list[Event] = []
 
@@ -45,7 +45,9 @@ class Dispatch:
         self.sock.setblocking(False)
         if kind != "welcome":
             raise SidecarError(f"the guard said {kind!r} instead of welcome")
-        return int(body["program_pid"]), {str(name): wire.identity(raw) for name, raw in body["watched"]}
+        known = {str(name): wire.identity(raw) for name, raw in body["watched"]}
+        self._watched = {name: (found, None) for name, found in known.items()}
+        return int(body["program_pid"]), known
 
     def receive(self) -> None:
         """Take what has come; to be called whenever the socket is readable."""
@@ -69,8 +71,8 @@ class Dispatch:
             self.events_seen = events[-1].number
             self._send("ack", number=self.events_seen)
         for event in events:
-            if event.kind in ("gone", "changed"):
-                self._watched.pop(event.target, None)
+            if event.kind in ("gone", "changed", "unreadable"):
+                self._watched.pop(event.target, None)  # it may not be held any more: say it anew
             if event.kind in ("gone", "changed", "crossed"):
                 self._standing.pop(event.target, None)  # the guard has changed what it holds: say it anew
         return events
@@ -88,15 +90,19 @@ class Dispatch:
             self._watched[target] = wanted
 
     def stand(self, target: str, armed: Sequence[Armed], now: float) -> None:
-        """Put these standing orders in force; sent when they changed, and renewed long before they run out."""
-        known, at, _ = self._standing.get(target, ([], float("-inf"), 0))
-        renew = armed and now - at > armed[0].order.valid_seconds / 2
-        if (list(armed) == known and not renew) or target not in self._watched:
+        """Put these standing orders in force, and no others; sent when they changed, renewed before they run out.
+
+        No orders are sent, too: those of a desk that came before may still be in force.
+        """
+        if target not in self._watched:
+            return
+        known, at = self._standing.get(target, (None, now))
+        age = now - at  # negative where the clock was set back
+        if list(armed) == known and all(0.0 <= age <= each.order.valid_seconds / 2 for each in armed):
             return
         orders = [each.order._replace(not_before_seconds=max(0.0, each.not_before - now)) for each in armed]
-        serial = next(self._serial)
-        if self._send("orders", target=target, orders=orders, seen=self.events_seen, serial=serial):
-            self._standing[target] = (list(armed), now, serial)
+        if self._send("orders", target=target, orders=orders, seen=self.events_seen, serial=next(self._serial)):
+            self._standing[target] = (list(armed), now)
 
     def deliver(self, order: Order) -> bool:
         """Have an order carried out now. False if the guard has no room: then nothing was begun."""

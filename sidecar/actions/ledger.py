@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from sidecar.actions.verify import Verdict
-from sidecar.guard.wire import Event
+from sidecar.guard.wire import Event, Order
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample
 
 Outcome = Literal["effective", "partial", "ineffective", "unknown", "undelivered", "refused", "skipped", "dry_run"]
@@ -26,14 +26,16 @@ METRICS = (CLEANUPS, REFUSED, REBOUNDS, FREED, LAST_FREED, DURATION, LAST_TIME, 
 
 DELIVERY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 KEPT_ATTEMPTS = 500
-UNANSWERED_SECONDS = 60.0
+NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier")
+"""Reasons of a refusal that say nothing about the channel: the next attempt may well use it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One cleanup that was begun. Times are Unix seconds; `outcome` is empty until the end is known.
+    """One cleanup that was asked for. Times are Unix seconds; `outcome` is empty until the end is known.
 
-    `growth` is the growth of used bytes before it, in bytes per second. `refusals` are (channel, reason).
+    `growth` is the growth of used bytes before it, in bytes per second. `refusals` are (channel, reason) of what
+    could not be used; `reason` is why the last channel that was used failed, at the end that of the outcome.
     """
 
     id: str
@@ -90,8 +92,8 @@ class Ledger:
     """Every attempt of this run, the newest `KEPT_ATTEMPTS`. Written by the tick only; lives as long as the desk."""
 
     def __init__(self) -> None:
-        self.disarmed: dict[str, dict[str, str]] = {}
-        self.undelivered: Counter[str] = Counter()
+        self.disarmed: dict[str, set[tuple[str, str]]] = {}  # target -> (cleanup, kind of channel) that was refused
+        self._heard = 0
         self._attempts: dict[str, Attempt] = {}
         self._order: deque[str] = deque()
         self._tallies: dict[str, Tally] = {}
@@ -105,13 +107,17 @@ class Ledger:
         return [attempt for attempt in self.attempts(target) if not attempt.outcome]
 
     def take_in(self, event: Event, growth: Callable[[str, float], float]) -> Attempt | None:
-        """Write down what the guard tells; the attempt as it is afterwards, None if the event is about none."""
+        """Write down what the guard tells; the attempt as it is afterwards, None if the event is about none.
+
+        An event that is told again, by a guard that did not hear our acknowledgement, changes nothing.
+        """
+        if event.number <= self._heard:
+            return None
+        self._heard = event.number
         if event.kind == "crossed":
             return self._begin(event, growth(event.target, event.at))
         if event.kind in ("gone", "changed"):
-            for attempt in self.open(event.target):
-                self.close(attempt.id, "unknown", event.at, reason=f"target_{event.kind}")
-            self.disarmed.pop(event.target, None)
+            self._end_of(event)
             return None
         known = self._attempts.get(event.order)
         if known is None or known.outcome:
@@ -123,25 +129,36 @@ class Ledger:
             return self._answered(known, event, channel)
         if event.kind in ("refused", "failed"):
             return self._not_taken(known, event, channel)
-        if event.kind == "spent":
-            refused = bool(known.refusals) and not known.reason.startswith("failed:")
-            reason = known.reason.removeprefix("failed:")
-            return self.close(known.id, "refused" if refused else "undelivered", event.at, reason=reason)
-        return None
+        return self._spent(known, event) if event.kind == "spent" else None
 
-    def _begin(self, event: Event, growth: float) -> Attempt | None:
-        if event.order in self._attempts:
-            return None  # told again by a guard that did not hear our acknowledgement
+    def _begin(self, event: Event, growth: float) -> Attempt:
         detail = event.detail
         line = detail.get("line_bytes")
-        made = Attempt(event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
-                       None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
-                       dry_run=bool(detail.get("dry_run")))
-        self._attempts[made.id] = made
+        return self._add(Attempt(
+            event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
+            None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
+            dry_run=bool(detail.get("dry_run"))))
+
+    def skip(self, order: Order, used_bytes: float, at: float, reason: str) -> Attempt:
+        """Write down an order that the guard did not begin, because there was no need or no room for it any more."""
+        self._add(Attempt(order.id, order.target, order.cleanup, order.labels, order.line_bytes, used_bytes, 0.0, at,
+                          dry_run=order.dry_run))
+        return self.close(order.id, "skipped", at, reason=reason)
+
+    def _add(self, made: Attempt) -> Attempt:
         self._order.append(made.id)
         if len(self._order) > KEPT_ATTEMPTS:
             del self._attempts[self._order.popleft()]
-        return made
+        return self._put(made)
+
+    def _end_of(self, event: Event) -> None:
+        """The process has ended: no more will be known of what was asked of it, and its incident is over."""
+        for attempt in self.open(event.target):
+            self.close(attempt.id, "unknown", event.at, reason=f"target_{event.kind}")
+        for attempt in self.attempts(event.target):
+            if attempt.rebounded is None:
+                self._put(replace(attempt, rebounded=False))
+        self.rearm(event.target)
 
     def _put(self, attempt: Attempt) -> Attempt:
         self._attempts[attempt.id] = attempt
@@ -157,9 +174,8 @@ class Ledger:
         return self._put(made)
 
     def _answered(self, known: Attempt, event: Event, channel: str) -> Attempt:
-        made = self._put(replace(known, channel=channel, answered_at=event.at,
+        made = self._put(replace(known, channel=channel, answered_at=event.at, reason="",
                                  duration_seconds=float(event.detail["duration_seconds"])))
-        self.undelivered.pop(known.target, None)
         self._tally(known.target).last = made
         return self.close(made.id, "dry_run", event.at) if known.dry_run else made
 
@@ -167,17 +183,25 @@ class Ledger:
         reason = str(event.detail.get("reason", ""))
         self._tally(known.target).refused[known.cleanup, channel, reason] += 1
         if event.kind == "failed":
-            return self._put(replace(known, channel=channel, reason=f"failed:{reason}"))
-        if channel and reason not in ("gone", "changed", "no_courier"):
-            self.disarmed.setdefault(known.target, {})[channel] = reason
-        kept = known.reason or reason
-        return self._put(replace(known, channel=channel, reason=kept, refusals=(*known.refusals, (channel, reason))))
+            return self._put(replace(known, channel=channel, reason=reason))
+        if channel and reason not in NEVER_REFUSED_FOR_GOOD:
+            self.disarmed.setdefault(known.target, set()).add((known.cleanup, channel))
+        return self._put(replace(known, channel=channel, refusals=(*known.refusals, (channel, reason))))
+
+    def _spent(self, known: Attempt, event: Event) -> Attempt:
+        """No channel is left. What was delivered and never answered may still have worked: bytes will tell."""
+        if known.delivered_at is not None and known.reason == "timeout":
+            duration = event.at - known.delivered_at
+            return self._put(replace(known, answered_at=event.at, duration_seconds=duration))
+        if known.reason or not known.refusals:
+            return self.close(known.id, "undelivered", event.at, reason=known.reason)
+        return self.close(known.id, "refused", event.at, reason=known.refusals[0][1])
 
     def close(self, attempt_id: str, outcome: Outcome, at: float, *, reason: str = "",
               verdict: Verdict | None = None) -> Attempt:
         """The end of an attempt: counted once, here."""
         known = self._attempts[attempt_id]
-        made = self._put(replace(known, outcome=outcome, ended_at=at, reason=reason,
+        made = self._put(replace(known, outcome=outcome, ended_at=at, reason=reason or known.reason,
                                  after_bytes=verdict.after_bytes if verdict else None,
                                  freed_bytes=verdict.freed_bytes if verdict else None))
         tally = self._tally(made.target)
@@ -185,8 +209,6 @@ class Ledger:
         if verdict:
             tally.last_judged = made
             tally.freed_bytes += max(0.0, verdict.freed_bytes)
-        if outcome in ("undelivered", "refused"):
-            self.undelivered[made.target] += 1
         return made
 
     def note_rebound(self, attempt_id: str, rebounded: bool) -> Attempt:
@@ -198,7 +220,6 @@ class Ledger:
     def rearm(self, target: str) -> None:
         """No gate is open: the incident is over, and channels that were unusable may be tried again next time."""
         self.disarmed.pop(target, None)
-        self.undelivered.pop(target, None)
 
     def _tally(self, target: str) -> Tally:
         return self._tallies.setdefault(target, Tally())

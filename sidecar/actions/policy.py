@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from itertools import takewhile
+from typing import NamedTuple, cast
 
-from sidecar.actions.ledger import Attempt, Ledger
+from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import STRENGTH, Mode, Options
 from sidecar.guard.wire import Channel, Order
 from sidecar.model import Cleanup
@@ -25,6 +26,7 @@ class Reason(StrEnum):
     ACT = "act"
     STANDING = "standing_order"  # the guard acts by itself when the line is crossed
     BELOW = "below_threshold"
+    PENDING = "alert_pending"  # over the line, and the alert's `for` has not passed
     OBSERVE = "mode_observe"
     UNARMED = "no_threshold_of_its_own"
     KILL_SWITCH = "kill_switch"
@@ -111,8 +113,11 @@ class Policy:
     def _decide(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float, running: int) -> Decision:
         ripe = [gate for gate in gates if gate.ripe]
         if not ripe:
-            return Decision(subject.name, Reason.DOWN if not subject.up else Reason.BELOW)
-        gate = max(ripe, key=lambda gate: STRENGTH[self._entry(gate)])
+            below = Reason.PENDING if gates else Reason.BELOW
+            return Decision(subject.name, below if subject.up else Reason.DOWN)
+        strongest = sorted(ripe, key=lambda gate: STRENGTH[self._capped(gate, ripe)], reverse=True)
+        served = (gate for gate in strongest if usable(subject, self._capped(gate, ripe), ledger))
+        gate = next(served, strongest[0])  # what has no channel must not keep back a weaker one that has
         cleanup = self._capped(gate, ripe)
         channels = usable(subject, cleanup, ledger)
         reason = self._hold(subject, gate, channels) or (
@@ -127,7 +132,7 @@ class Policy:
         """The standing orders for a target: what the guard is to do by itself, and from when on."""
         found = []
         for gate in gates:
-            cleanup = self._entry(gate)
+            cleanup = self._capped(gate, [gate])
             channels = usable(subject, cleanup, ledger)
             if not gate.standing or gate.line_bytes is None or self._hold(subject, gate, channels):
                 continue
@@ -161,17 +166,17 @@ class Policy:
 
     def _held_back(self, subject: Subject, cleanup: Cleanup, ledger: Ledger, now: float, running: int) -> Reason | None:
         """What holds an action back for a while; critical ones, which stand as orders at the guard, are exempt."""
-        options, past = self.options, ledger.attempts(subject.name)
-        unjudged = [attempt for attempt in past if not attempt.outcome]
+        options, unjudged = self.options, ledger.open(subject.name)
         free_from, resting = self._free_from(subject.name, cleanup, ledger)
-        latest = max((attempt.started_at for attempt in ledger.attempts()), default=0.0)
+        latest = next((attempt for attempt in ledger.attempts() if attempt.outcome not in NEVER_DELIVERED), None)
         checks = (
             (Reason.WARMUP, subject.age_seconds < options.warmup_seconds),
             (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
             (Reason.SETTLING, bool(unjudged)),
             (Reason.MAX_CONCURRENT, running >= options.max_concurrent),
             (resting, now < free_from),
-            (Reason.MIN_INTERVAL, now < latest + options.min_interval_seconds and not _last_helped(past)),
+            (Reason.MIN_INTERVAL, latest is not None and latest.outcome != "effective"
+             and now < latest.started_at + options.min_interval_seconds),
         )
         return next((reason for reason, holds in checks if holds), None)
 
@@ -181,26 +186,23 @@ class Policy:
         What helped only rests for ten times its own duration. What did not, or is not judged yet, cools down from
         its answer on. What was never delivered costs no cooldown: it is tried again soon, later each time.
         """
-        past = ledger.attempts(target)
-        if past and past[0].outcome in NEVER_DELIVERED:
-            step = min(ledger.undelivered[target], len(BACKOFF_SECONDS)) - 1
-            return (past[0].ended_at or 0.0) + BACKOFF_SECONDS[max(0, step)], Reason.BACKOFF
-        for attempt in past:
-            if attempt.cleanup != cleanup or attempt.outcome in NEVER_DELIVERED:
-                continue
-            done = attempt.answered_at or attempt.delivered_at or attempt.started_at
-            if attempt.outcome == "effective":
-                rest = PAUSE_PER_DURATION * (attempt.duration_seconds or 0.0)
-                return done + max(SHORTEST_PAUSE_SECONDS, rest), Reason.COOLDOWN
-            return done + self.options.cooldown_seconds[cleanup], Reason.COOLDOWN
-        return 0.0, Reason.COOLDOWN
+        past = [attempt for attempt in ledger.attempts(target) if attempt.cleanup == cleanup]
+        in_vain = list(takewhile(lambda attempt: attempt.outcome in NEVER_DELIVERED, past))
+        waits = [(0.0, Reason.COOLDOWN)]
+        if in_vain:
+            pause = BACKOFF_SECONDS[min(len(in_vain), len(BACKOFF_SECONDS)) - 1]
+            waits.append(((in_vain[0].ended_at or 0.0) + pause, Reason.BACKOFF))
+        if len(past) > len(in_vain):
+            latest = past[len(in_vain)]
+            rest = self.options.cooldown_seconds[cleanup]
+            if latest.outcome == "effective":
+                rest = max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_DURATION * (latest.duration_seconds or 0.0))
+            waits.append(((latest.answered_at or latest.delivered_at or latest.started_at) + rest, Reason.COOLDOWN))
+        return max(waits)
 
 
 def usable(subject: Subject, cleanup: Cleanup, ledger: Ledger) -> tuple[Channel, ...]:
-    """The channels for this cleanup that have not been found unusable in this incident."""
-    disarmed = ledger.disarmed.get(subject.name, {})
-    return tuple(channel for channel in subject.channels.get(cleanup, ()) if channel.kind not in disarmed)
-
-
-def _last_helped(past: Sequence[Attempt]) -> bool:
-    return bool(past) and past[0].outcome == "effective"
+    """The channels for this cleanup that have not been found unusable in this incident, for it or for another one."""
+    refused = {channel for level, kind in ledger.disarmed.get(subject.name, ())
+               for channel in subject.channels.get(cast(Cleanup, level), ()) if channel.kind == kind}
+    return tuple(channel for channel in subject.channels.get(cleanup, ()) if channel not in refused)

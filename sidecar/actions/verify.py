@@ -47,30 +47,34 @@ def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verif
     """The verdict, or None while it is too early. `readings` are those since the answer, in ascending time.
 
     Below the exit line it is effective at once. Otherwise, once settled, as soon as enough has been freed; and when
-    the window ends, by the most that was freed. No reading at all by then is `unknown`.
+    the window ends, by the most that was freed. No settled reading by then is `unknown`.
     """
+    until = attempt.answered_at + rules.window_seconds
+
+    def freed_at(reading: Reading) -> float:
+        """Expected without the cleanup, less what is there: credits one that only stopped the growth.
+
+        Growth is credited to the end of the window, however late the reading is: the machine may have slept.
+        """
+        at, used = reading
+        return attempt.before_bytes + attempt.growth * (min(at, until) - attempt.started_at) - used
+
     after = [reading for reading in readings if reading[0] > attempt.answered_at]
     low = min(after, key=lambda reading: reading[1], default=None)
     if low is not None and attempt.line_bytes is not None and low[1] <= rules.exit_ratio * attempt.line_bytes:
-        return Verdict("effective", low[1], _freed(attempt, low))
-    closing = now >= attempt.answered_at + rules.window_seconds
+        return Verdict("effective", low[1], freed_at(low))
+    closing = now >= until
     settled = [reading for reading in after if reading[0] >= attempt.answered_at + rules.settle_seconds]
-    best = max(settled, key=lambda reading: _freed(attempt, reading), default=None)
+    best = max(settled, key=freed_at, default=None)
     if best is None:
         return Verdict("unknown", 0.0, 0.0) if closing else None
-    freed = _freed(attempt, best)
+    freed = freed_at(best)
     if freed >= max(rules.min_bytes, rules.min_ratio * attempt.before_bytes):
         return Verdict("effective", best[1], freed)
     if not closing:
         return None
     noise = max(NOISE_BYTES, NOISE_RATIO * attempt.before_bytes)
     return Verdict("partial" if freed > noise else "ineffective", best[1], freed)
-
-
-def _freed(attempt: Judged, reading: Reading) -> float:
-    """Expected without the cleanup, less what is there: credits a cleanup that only stopped the growth."""
-    at, used = reading
-    return attempt.before_bytes + attempt.growth * (at - attempt.started_at) - used
 
 
 def rebounded(attempt: Judged, verdict_at: float, after_bytes: float, freed_bytes: float, reading: Reading) -> bool:
