@@ -131,8 +131,8 @@ def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
 def boot_id(proc: str = "/proc") -> str:
     """The kernel's identity of this boot, or the empty string where it is hidden."""
     try:
-        with open(f"{proc}/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
+        with open(f"{proc}/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).decode("utf-8", "replace").strip()
     except OSError:
         return ""
 

@@ -1,6 +1,7 @@
 """The guard's hands: what it delivers, to whom, and above all what it never delivers. Real processes, no desk."""
 
 import json
+import os
 import select
 import signal
 import socket
@@ -435,3 +436,23 @@ def test_events_wait_for_a_desk_that_takes_none() -> None:
     assert got == sorted(got)
     ours.close()
     theirs.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_process_of_another_user_is_watched_but_not_signalled(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """What is not ours to signal is refused with that reason; its memory can be read all the same."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    target.tell("grow 100")
+    pid = os.fork()
+    if not pid:  # the guard of another user
+        try:
+            os.setgid(65534)
+            os.setuid(65534)
+            hands.watch(target, identify(target.pid))
+            hands.deliver()
+            os._exit(hands.until("refused").detail["reason"] == "permission")
+        finally:
+            os._exit(2)
+
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert target.tell("grow 0") == 100 * MIB

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sidecars import MIB, Sidecar, config, refused, running_sidecar
 
 LINES = {"main": "200MiB", "critical": "260MiB"}
 BY_SIGNAL = [{"signal": "SIGUSR1"}]
+V1_MEMORY = Path("/sys/fs/cgroup/memory")
 
 
 def target(pid: int, cleanup: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
@@ -304,7 +306,8 @@ def test_endpoint_with_a_bad_day_is_counted_and_the_loop_goes_on(
     leaky = spawn("leaky", "--handle", "SIGUSR1", "--http", "0", "--answer", answer)
     port = free_port()
     ways = [{"http": {"url": f"{leaky.url}/cleanup", "timeout": "2s"}}, *BY_SIGNAL]
-    with running_sidecar(tmp_path, file=config(port, tmp_path, [target(leaky.pid, ways)]), port=port) as sidecar:
+    file = config(port, tmp_path, [target(leaky.pid, ways)], actions={"verify": {"settle": "1s", "window": "4s"}})
+    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
         settled(sidecar)
         leaky.tell("grow 300")
         attempt = sidecar.outcome()
@@ -348,3 +351,71 @@ def test_thresholds_of_the_environment_are_compared_with_rss(spawn: Callable[...
         assert sidecar.value("rag_memory_threshold_bytes", 'level="main"') == 150 * MIB
         assert sidecar.value("rag_memory_threshold_bytes", 'level="preventive"') == 120 * MIB
         assert sidecar.value("rag_memory_used_bytes") == sidecar.value("rag_process_resident_memory_bytes")
+
+
+def test_ctrl_c_reaches_the_command_once_and_only_it(tmp_path: Path) -> None:
+    """In a terminal the command is in the foreground, as under a shell: one Ctrl-C is one SIGINT, and its code ours."""
+    script = (
+        "import signal, sys, time\nseen = []\nsignal.signal(2, lambda *_: seen.append(1))\n"
+        "print('LISTENS', flush=True)\n"
+        "while not seen: time.sleep(0.05)\ntime.sleep(1)\nsys.exit(40 + len(seen))")
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [  # noqa: S606
+            sys.executable, "-P", "-m", "sidecar", "run", "--web.listen-address", f"127.0.0.1:{free_port()}",
+            "--storage.path", str(tmp_path), "--", sys.executable, "-c", script])
+    said = b""
+    while b"LISTENS" not in said:
+        said += os.read(terminal, 1000)
+    os.write(terminal, b"\x03")
+    code = wait_until(lambda: (done := os.waitpid(pid, os.WNOHANG))[0] and done, 20, "the end")[1]
+    os.close(terminal)
+
+    assert os.waitstatus_to_exitcode(code) == 41
+
+
+def test_orphans_are_reaped_when_the_guard_is_pid_1(tmp_path: Path) -> None:
+    """In a container the guard is init: what the command leaves behind does not stay a zombie."""
+    script = (
+        "import os, subprocess, sys, time\n"
+        "subprocess.run(['sh', '-c', '(sleep 0.1 &)'])\n"
+        "time.sleep(2)\n"
+        "stats = [open(f'/proc/{p}/stat').read() for p in os.listdir('/proc') if p.isdigit()]\n"
+        "sys.exit(10 + sum(stat.rsplit(')', 1)[1].split()[0] == 'Z' for stat in stats))")
+    command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc",
+               sys.executable, "-P", "-m", "sidecar", "run", "--web.listen-address", f"127.0.0.1:{free_port()}",
+               "--storage.path", str(tmp_path), "--", sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, timeout=40, check=False)
+
+    assert done.returncode == 10, done.stderr.decode()
+
+
+@pytest.mark.skipif(not V1_MEMORY.is_dir() or os.geteuid() != 0, reason="needs root and cgroup v1 for a real cgroup")
+def test_limit_of_the_cgroup_sets_the_lines_and_the_kernel_never_has_to_kill(
+    spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """Nobody set a threshold: 80 and 90 % of the cgroup's limit, compared with what the kernel cannot take back."""
+    group = V1_MEMORY / f"rag-sidecar-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(300 * MIB))
+        leaky = spawn("leaky", "--handle", "SIGUSR1",
+                      preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
+        port = free_port()
+        watched = {"name": "t", "match": {"pid": leaky.pid}, "cleanup": BY_SIGNAL}
+        with running_sidecar(tmp_path, file=config(port, tmp_path, [watched]), port=port) as sidecar:
+            settled(sidecar)
+            assert sidecar.value("rag_memory_limit_bytes") == 300 * MIB
+            assert sidecar.value("rag_memory_threshold_bytes", 'level="critical"') == 270 * MIB
+            leaky.tell("rate 100")
+            attempt = sidecar.outcome()
+
+            assert (attempt["cleanup"], attempt["outcome"]) == ("aggressive", "effective")
+            assert 270 * MIB < attempt["before_bytes"] < 300 * MIB
+            assert sidecar.value("rag_cgroup_memory_events_total", 'event="oom_kill"') == 0
+        assert leaky.process.poll() is None
+        leaky.process.kill()
+        leaky.process.wait()
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "the cgroup to be empty")
+        group.rmdir()
