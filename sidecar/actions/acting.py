@@ -75,7 +75,8 @@ class Acting:
             known = _judged(attempt)
             verdict = judge(known, self._used(attempt.target, known.answered_at, now), now, rules)
             if verdict:
-                _tell(self._ledger.close(attempt.id, verdict.outcome, now, verdict=verdict))
+                reason = "no_readings" if verdict.outcome == "unknown" else ""
+                _tell(self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict))
         for attempt in self._ledger.attempts():
             due = attempt.ended_at is not None and now >= attempt.ended_at + rules.rebound_seconds
             if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):

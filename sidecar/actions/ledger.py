@@ -1,8 +1,8 @@
 """The record of what was tried and what came of it: bounded, and counted for /metrics."""
 
 from bisect import bisect_left
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
@@ -82,10 +82,33 @@ class Tally:
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     rebounds: int = 0
     freed_bytes: float = 0.0
-    last: Attempt | None = None
-    last_judged: Attempt | None = None
+    last_freed_bytes: float | None = None
+    last_duration_seconds: float | None = None
+    last_delivered_at: float | None = None
     delivery_counts: list[int] = field(default_factory=lambda: [0] * (len(DELIVERY_BUCKETS) + 1))
     delivery_sum: float = 0.0
+
+    def samples(self, base: Labels, at: float) -> Iterator[Sample]:
+        """Everything counted, as samples with the target's labels; what never happened is a zero or is left out."""
+
+        def make(name: str, value: float, **labels: str) -> Sample:
+            return Sample(base.merged({METRIC_NAME: name, **labels}), value, at)
+
+        for (cleanup, channel, trigger, outcome), count in self.outcomes.items():
+            yield make(CLEANUPS.name, count, cleanup=cleanup, channel=channel, trigger=trigger, outcome=outcome)
+        for (cleanup, channel, reason), count in self.refused.items():
+            yield make(REFUSED.name, count, cleanup=cleanup, channel=channel, reason=reason)
+        yield make(REBOUNDS.name, self.rebounds)
+        yield make(FREED.name, self.freed_bytes)
+        for metric, last in ((LAST_FREED, self.last_freed_bytes), (DURATION, self.last_duration_seconds),
+                             (LAST_TIME, self.last_delivered_at)):
+            if last is not None:
+                yield make(metric.name, last)
+        bounds = (*map(str, DELIVERY_BUCKETS), "+Inf")
+        for bound, count in zip(bounds, accumulate(self.delivery_counts), strict=True):
+            yield make(f"{DELIVERY.name}_bucket", count, le=bound)
+        yield make(f"{DELIVERY.name}_sum", self.delivery_sum)
+        yield make(f"{DELIVERY.name}_count", sum(self.delivery_counts))
 
 
 class Ledger:
@@ -96,7 +119,7 @@ class Ledger:
         self._heard = 0
         self._attempts: dict[str, Attempt] = {}
         self._order: deque[str] = deque()
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def attempts(self, target: str | None = None) -> list[Attempt]:
         """Newest first; of one target or of all."""
@@ -115,7 +138,7 @@ class Ledger:
             return None
         self._heard = event.number
         if event.kind == "crossed":
-            return self._begin(event, growth(event.target, event.at))
+            return self._put(_begun(event, growth(event.target, event.at)))
         if event.kind in ("gone", "changed"):
             self._end_of(event)
             return None
@@ -131,57 +154,48 @@ class Ledger:
             return self._not_taken(known, event, channel)
         return self._spent(known, event) if event.kind == "spent" else None
 
-    def _begin(self, event: Event, growth: float) -> Attempt:
-        detail = event.detail
-        line = detail.get("line_bytes")
-        return self._add(Attempt(
-            event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
-            None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
-            dry_run=bool(detail.get("dry_run"))))
-
     def skip(self, order: Order, used_bytes: float, at: float, reason: str) -> Attempt:
         """Write down an order that the guard did not begin, because there was no need or no room for it any more."""
-        self._add(Attempt(order.id, order.target, order.cleanup, order.labels, order.line_bytes, used_bytes, 0.0, at,
+        self._put(Attempt(order.id, order.target, order.cleanup, order.labels, order.line_bytes, used_bytes, 0.0, at,
                           dry_run=order.dry_run))
         return self.close(order.id, "skipped", at, reason=reason)
-
-    def _add(self, made: Attempt) -> Attempt:
-        self._order.append(made.id)
-        if len(self._order) > KEPT_ATTEMPTS:
-            del self._attempts[self._order.popleft()]
-        return self._put(made)
 
     def _end_of(self, event: Event) -> None:
         """The process has ended: no more will be known of what was asked of it, and its incident is over."""
         for attempt in self.open(event.target):
             self.close(attempt.id, "unknown", event.at, reason=f"target_{event.kind}")
         for attempt in self.attempts(event.target):
-            if attempt.rebounded is None:
+            if attempt.freed_bytes is not None and attempt.rebounded is None:
                 self._put(replace(attempt, rebounded=False))
         self.rearm(event.target)
 
     def _put(self, attempt: Attempt) -> Attempt:
+        if attempt.id not in self._attempts:
+            self._order.append(attempt.id)
+            if len(self._order) > KEPT_ATTEMPTS:
+                del self._attempts[self._order.popleft()]
         self._attempts[attempt.id] = attempt
         return attempt
 
     def _delivered(self, known: Attempt, event: Event, channel: str) -> Attempt:
-        tally, seconds = self._tally(known.target), float(event.detail["delivery_seconds"])
+        tally, seconds = self._tallies[known.target], float(event.detail["delivery_seconds"])
         if not known.dry_run:
             tally.delivery_counts[bisect_left(DELIVERY_BUCKETS, seconds)] += 1
             tally.delivery_sum += seconds
-        made = replace(known, channel=channel, delivered_at=event.at, delivery_seconds=seconds)
-        tally.last = made
-        return self._put(made)
+            tally.last_delivered_at = event.at
+        return self._put(replace(known, channel=channel, delivered_at=event.at, delivery_seconds=seconds))
 
     def _answered(self, known: Attempt, event: Event, channel: str) -> Attempt:
-        made = self._put(replace(known, channel=channel, answered_at=event.at, reason="",
-                                 duration_seconds=float(event.detail["duration_seconds"])))
-        self._tally(known.target).last = made
-        return self.close(made.id, "dry_run", event.at) if known.dry_run else made
+        seconds = float(event.detail["duration_seconds"])
+        made = self._put(replace(known, channel=channel, answered_at=event.at, duration_seconds=seconds, reason=""))
+        if made.dry_run:
+            return self.close(made.id, "dry_run", event.at)
+        self._tallies[made.target].last_duration_seconds = seconds
+        return made
 
     def _not_taken(self, known: Attempt, event: Event, channel: str) -> Attempt:
         reason = str(event.detail.get("reason", ""))
-        self._tally(known.target).refused[known.cleanup, channel, reason] += 1
+        self._tallies[known.target].refused[known.cleanup, channel, reason] += 1
         if event.kind == "failed":
             return self._put(replace(known, channel=channel, reason=reason))
         if channel and reason not in NEVER_REFUSED_FOR_GOOD:
@@ -204,53 +218,33 @@ class Ledger:
         made = self._put(replace(known, outcome=outcome, ended_at=at, reason=reason or known.reason,
                                  after_bytes=verdict.after_bytes if verdict else None,
                                  freed_bytes=verdict.freed_bytes if verdict else None))
-        tally = self._tally(made.target)
+        tally = self._tallies[made.target]
         tally.outcomes[made.cleanup, made.channel, made.trigger, outcome] += 1
-        if verdict:
-            tally.last_judged = made
-            tally.freed_bytes += max(0.0, verdict.freed_bytes)
+        if made.freed_bytes is not None:
+            tally.last_freed_bytes = made.freed_bytes
+            tally.freed_bytes += max(0.0, made.freed_bytes)
         return made
 
     def note_rebound(self, attempt_id: str, rebounded: bool) -> Attempt:
         """What was freed did, or did not, come back."""
         made = self._put(replace(self._attempts[attempt_id], rebounded=rebounded))
-        self._tally(made.target).rebounds += rebounded
+        self._tallies[made.target].rebounds += rebounded
         return made
 
     def rearm(self, target: str) -> None:
         """No gate is open: the incident is over, and channels that were unusable may be tried again next time."""
         self.disarmed.pop(target, None)
 
-    def _tally(self, target: str) -> Tally:
-        return self._tallies.setdefault(target, Tally())
-
     def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
         """Every counter of the targets whose base labels are given."""
-        found: list[Sample] = []
-        for base in bases:
-            tally = self._tally(base["target"])
-
-            def put(name: str, value: float, base: Labels = base, **labels: str) -> None:
-                found.append(Sample(base.merged({METRIC_NAME: name, **labels}), value, at))
-
-            for (cleanup, channel, trigger, outcome), count in tally.outcomes.items():
-                put(CLEANUPS.name, count, cleanup=cleanup, channel=channel, trigger=trigger, outcome=outcome)
-            for (cleanup, channel, reason), count in tally.refused.items():
-                put(REFUSED.name, count, cleanup=cleanup, channel=channel, reason=reason)
-            put(REBOUNDS.name, tally.rebounds)
-            put(FREED.name, tally.freed_bytes)
-            if tally.last_judged and tally.last_judged.freed_bytes is not None:
-                put(LAST_FREED.name, tally.last_judged.freed_bytes)
-            if tally.last and tally.last.duration_seconds is not None:
-                put(DURATION.name, tally.last.duration_seconds)
-            if tally.last and tally.last.delivered_at is not None:
-                put(LAST_TIME.name, tally.last.delivered_at)
-            _histogram(put, tally)
-        return found
+        return [sample for base in bases for sample in self._tallies[base["target"]].samples(base, at)]
 
 
-def _histogram(put: Callable[..., None], tally: Tally) -> None:
-    for bound, count in zip((*map(str, DELIVERY_BUCKETS), "+Inf"), accumulate(tally.delivery_counts), strict=True):
-        put(f"{DELIVERY.name}_bucket", count, le=bound)
-    put(f"{DELIVERY.name}_sum", tally.delivery_sum)
-    put(f"{DELIVERY.name}_count", sum(tally.delivery_counts))
+def _begun(event: Event, growth: float) -> Attempt:
+    """The attempt that a `crossed` event begins."""
+    detail = event.detail
+    line = detail.get("line_bytes")
+    return Attempt(
+        event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
+        None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
+        dry_run=bool(detail.get("dry_run")))

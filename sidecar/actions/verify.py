@@ -19,11 +19,11 @@ MOST_POINTS = 60
 
 
 class Verdict(NamedTuple):
-    """`freed_bytes` is measured against what used bytes would have become without the cleanup."""
+    """`freed_bytes` is measured against what used bytes would have become without the cleanup; None is not known."""
 
     outcome: Literal["effective", "partial", "ineffective", "unknown"]
-    after_bytes: float
-    freed_bytes: float
+    after_bytes: float | None
+    freed_bytes: float | None
 
 
 class Judged(NamedTuple):
@@ -67,7 +67,7 @@ def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verif
     settled = [reading for reading in after if reading[0] >= attempt.answered_at + rules.settle_seconds]
     best = max(settled, key=freed_at, default=None)
     if best is None:
-        return Verdict("unknown", 0.0, 0.0) if closing else None
+        return Verdict("unknown", None, None) if closing else None
     freed = freed_at(best)
     if freed >= max(rules.min_bytes, rules.min_ratio * attempt.before_bytes):
         return Verdict("effective", best[1], freed)
