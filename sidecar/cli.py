@@ -5,10 +5,11 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from sidecar import __version__
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
-from sidecar.errors import SidecarError
+from sidecar.errors import ConfigError, SidecarError
 
 OK, FAILURE = 0, 1
 
@@ -41,11 +42,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"rag-sidecar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser("run", help="watch, judge and guard processes until stopped", epilog=EXAMPLES["run"],
-                              formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_run_flags(run)
-    desk = commands.add_parser("desk", prog="rag-sidecar run", usage=run.format_usage().removeprefix("usage: "),
-                               epilog=EXAMPLES["run"], formatter_class=argparse.RawDescriptionHelpFormatter)
+    run: dict[str, Any] = {"prog": "rag-sidecar run", "usage": "rag-sidecar run [FLAGS] [-- COMMAND ...]", "epilog": EXAMPLES["run"],
+           "formatter_class": argparse.RawDescriptionHelpFormatter}
+    _add_run_flags(commands.add_parser("run", help="watch, judge and guard processes until stopped", **run))
+    desk = commands.add_parser("desk", **run)  # what `run` starts; not for people, so without a help line
     _add_run_flags(desk)
     desk.add_argument("--guard-fd", type=int, required=True, help=argparse.SUPPRESS)
     desk.add_argument("--starts", type=int, required=True, help=argparse.SUPPRESS)
@@ -130,7 +130,7 @@ def _check_rules(arguments: argparse.Namespace) -> int:
     files = arguments.files or shipped()
     groups = load_rules(files)
     rules = sum(len(group.rules) for group in groups)
-    print(f"{len(files)} files, {len(groups)} groups, {rules} rules: no problems found")
+    print(f"{len(groups)} groups with {rules} rules in {', '.join(map(str, files))}: no problems found")
     return OK
 
 
@@ -155,6 +155,9 @@ def main(arguments: Sequence[str]) -> int:
     call: Callable[[argparse.Namespace], int] = parsed.call
     try:
         return call(parsed)
+    except ConfigError as error:  # each problem on a line of its own, `file:line:column` first: editors can jump there
+        print(error, f"  {error.help}" if error.help else "", sep="\n", file=sys.stderr)
+        return FAILURE
     except SidecarError as error:
         print(f"rag-sidecar: {error}", file=sys.stderr)
         if error.help:

@@ -30,7 +30,9 @@ MAX_EVALUATIONS = 1_000_000
 class SampleStore(Protocol):
     """What a test group needs of a store. `shrunk` and `refused` count samples that it could not keep."""
 
-    select: Select
+    @property
+    def select(self) -> Select:
+        """How expressions reach its samples."""
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Take samples, in time order for each series."""
