@@ -24,6 +24,7 @@ from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, boot_time
 from sidecar.promql.evaluate import Query
 from sidecar.promql.values import Matcher
+from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.group import Group
 from sidecar.rules.standing import Standing, compared
 from sidecar.store import Store
@@ -74,8 +75,14 @@ class Pipeline:
         self._last = 0.0
         self._subjects_now: list[Subject] = []
         self._booted_at = boot_time()
-        self._gated = [(group, rule, gate) for group in stages.groups for rule in group.alerting_rules
-                       if isinstance(gate := compared(rule), Standing)]
+        self._gated: list[tuple[Group, AlertingRule, Standing]] = []
+        for group in stages.groups:
+            for rule in group.alerting_rules:
+                gate = compared(rule)
+                if isinstance(gate, Standing):
+                    self._gated.append((group, rule, gate))
+                elif "cleanup" in rule.spec.labels:
+                    log.warning("rule asks for a cleanup that never comes", extra={"alert": rule.name, "reason": gate})
 
     def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, rules, alerts, verdicts, orders. `now` is Unix time in seconds."""
@@ -116,7 +123,7 @@ class Pipeline:
         if event.kind in ("misunderstood", "desk_silent", "unreadable"):
             log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
         base = self._bases.get(event.target)
-        if event.kind == "crossed" and base is not None:
+        if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None:
             stages, at, labels = self._stages, max(event.at, self._last + JUST_AFTER_SECONDS), event.detail["labels"]
             threshold = base.merged({METRIC_NAME: thresholds.THRESHOLD.name, "level": labels.get("level", "")})
             stages.store.append([Sample(base.merged({METRIC_NAME: USED.name}), event.detail["used_bytes"], at),
