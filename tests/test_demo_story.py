@@ -167,9 +167,9 @@ def test_a_signal_ends_everything(perform: Callable[..., Performance], ending: s
     assert not folder_in(said).exists()
 
 
-def test_a_killed_narrator_leaves_no_process(perform: Callable[..., Performance]) -> None:
-    """SIGKILL gives it no chance to tidy up, yet the RAG and the sidecar end."""
-    demo = perform(*DEMO)
+def test_a_killed_narrator_leaves_no_process(perform: Callable[..., Performance], tmp_path: Path) -> None:
+    """SIGKILL gives it no chance to remove its files, yet the RAG and the sidecar end."""
+    demo = perform(*DEMO, env={"TMPDIR": str(tmp_path)})
     demo.read_to("under every line")
     demo.process.kill()
     demo.process.wait()
