@@ -357,7 +357,7 @@ def gates_at(step: Step) -> list[Gate]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(STEPS, max_size=40), CAPS, st.sampled_from([1, 2]))
+@given(st.lists(STEPS, min_size=10, max_size=60), CAPS, st.sampled_from([1, 2]))
 def test_what_holds_whatever_comes(steps: list[Step], caps: dict[str, Cap], at_once: int) -> None:
     """Through every trace of memory, data, interlocks and answers the promises of the policy are kept."""
     guard, now, options = Guard(), NOW, Options(policies=caps, max_concurrent=at_once)
@@ -378,6 +378,8 @@ def test_what_holds_whatever_comes(steps: list[Step], caps: dict[str, Cap], at_o
             promise_of_an_order(decision, subject, own, step, policy, ledger, now)
             standing = policy.stand(subject, [each for each in gates if each.target == subject.name], ledger, now)
             promise_of_standing_orders(subject, standing, step, ledger, now)
+            assert all(STRENGTH[each.order.cleanup] <= STRENGTH[caps["critical"].max] for each in standing
+                       if "critical" in caps)
             if step.used[subject.name] > 1200.0 and all(each.not_before <= now for each in standing):
                 acting += [each.order for each in standing]
         for order in acting:
