@@ -161,17 +161,20 @@ def test_written_values_read_back(value: float) -> None:
 
 
 def test_landing_page_shows_targets_and_alerts() -> None:
-    """/ names the version and shows state, targets and alerts; the generatorURL of an alert leads there too."""
+    """/ names the version and shows state, targets, alerts, cleanups; the generatorURL of an alert leads there too."""
+    action = {"started_at": 1795165883.5, "target": "rag", "cleanup": "standard", "channel": "signal",
+              "outcome": "effective", "freed_bytes": 300 * 2.0**20}
     snapshot = Snapshot(
-        unready="", alerts=[alert()],
-        targets=[TargetStatus("rag", True, 900 * 2.0**20, 1000 * 2.0**20), TargetStatus("old", False)],
+        unready="", alerts=[alert()], actions=[action],
+        targets=[TargetStatus("rag", True, 900 * 2.0**20, 1000 * 2.0**20, 1200 * 2.0**20), TargetStatus("old", False)],
     )  # fmt: skip
 
     async def steps(ask: Ask) -> None:
         answer = await ask("/")
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-        alerts = ("MemoryCritical", "firing", "4.7153152e+07", "too much")
-        for shown in (__version__, "Ready.", ">rag<", "900.0 MiB", "1,000.0 MiB", ">gone<", *alerts):
+        alerts = ("MemoryCritical", "firing", "too much")
+        actions = ("rag: standard", "effective", "freed 300.0 MiB", "2026-11-20 09:11:23 UTC")
+        for shown in (__version__, ">ready<", ">rag<", "900.0 MiB", "1,000.0 MiB", ">gone<", *alerts, *actions):
             assert shown in answer.text
         assert (await ask("/graph?g0.expr=a&g0.tab=1")).text == answer.text
 
@@ -182,7 +185,7 @@ def test_landing_page_is_safe_with_hostile_names() -> None:
     """Markup in names and labels is text, bytes that are no UTF-8 do not break the page, and no script may run."""
     hostile = "<script>alert(1)</script>\udcff"
     snapshot = Snapshot(
-        unready=hostile, targets=[TargetStatus(hostile, True)],
+        unready=hostile, targets=[TargetStatus(hostile, True)], actions=[{"started_at": 0, "target": hostile}],
         alerts=[alert(labels=Labels({"alertname": hostile, "x": '"><img src=x>'}), annotations={"summary": hostile})],
     )  # fmt: skip
 
@@ -191,7 +194,7 @@ def test_landing_page_is_safe_with_hostile_names() -> None:
         assert answer.status == 200
         assert "<script" not in answer.text
         assert "<img" not in answer.text
-        assert answer.text.count("&lt;script&gt;") == 4
+        assert answer.text.count("&lt;script&gt;") == 5
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
