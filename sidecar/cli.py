@@ -42,8 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"rag-sidecar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run: dict[str, Any] = {"prog": "rag-sidecar run", "usage": "rag-sidecar run [FLAGS] [-- COMMAND ...]", "epilog": EXAMPLES["run"],
-           "formatter_class": argparse.RawDescriptionHelpFormatter}
+    run: dict[str, Any] = {
+        "prog": "rag-sidecar run", "usage": "rag-sidecar run [FLAGS] [-- COMMAND ...]", "epilog": EXAMPLES["run"],
+        "formatter_class": argparse.RawDescriptionHelpFormatter}
     _add_run_flags(commands.add_parser("run", help="watch, judge and guard processes until stopped", **run))
     desk = commands.add_parser("desk", **run)  # what `run` starts; not for people, so without a help line
     _add_run_flags(desk)
