@@ -58,6 +58,11 @@ class Sidecar:
                 found[labels] = float(value)
         return found
 
+    def page_with(self, line: str) -> str:
+        """The page of /metrics if it has this line, else the empty string."""
+        page = self.get("/metrics")
+        return page if line in page.splitlines() else ""
+
     def value(self, name: str, *parts: str) -> float | None:
         """The value of the one series of a metric whose labels contain all of `parts`."""
         found = [value for labels, value in self.series(name).items() if all(part in labels for part in parts)]
