@@ -5,6 +5,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from sidecar import logs
 from sidecar.actions.dispatch import Dispatch
@@ -117,7 +118,7 @@ class _Desk:
             return instant(expr, store.select, at)
 
         stages = Stages(roster, Sampler(base, monotonic), store, groups, query, Ledger(), self._dispatch, notifier,
-                        view)
+                        view, breathe=partial(asyncio.sleep, 0))
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     async def _tick_until_the_end(self, pipeline: Pipeline) -> None:
@@ -127,7 +128,7 @@ class _Desk:
         interval, due = self._settings.evaluation_interval_seconds, monotonic()
         while not self._over.is_set():
             late = monotonic() - due
-            pipeline.tick(wall(), late)
+            await pipeline.tick(wall(), late)
             due += interval * (1 + int(late / interval))
             try:
                 async with asyncio.timeout(max(0.0, due - monotonic())):

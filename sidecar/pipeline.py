@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -34,6 +34,8 @@ from sidecar.web.view import Snapshot, TargetStatus, View
 log = logging.getLogger("sidecar")
 
 JUST_AFTER_SECONDS = 0.001
+HELD_SECONDS = 0.010
+"""How long a tick may keep the event loop to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Stages:
     dispatch: Dispatch
     notifier: Notifier
     view: View
+    breathe: Callable[[], Awaitable[None]]
 
 
 class Pipeline:
@@ -84,14 +87,20 @@ class Pipeline:
                 elif "cleanup" in rule.spec.labels:
                     log.warning("rule asks for a cleanup that never comes", extra={"alert": rule.name, "reason": gate})
 
-    def tick(self, now: float, late_seconds: float) -> None:
-        """Events, targets, readings, rules, alerts, verdicts, orders. `now` is Unix time in seconds."""
+    def _policy(self) -> Policy:
+        return Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
+
+    async def tick(self, now: float, late_seconds: float) -> None:
+        """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
+
+        Between rule groups others may run when this takes long: pages are served, alerts posted.
+        """
         begun, stages = monotonic(), self._stages
         for event in stages.dispatch.events():
             self._take_in(event)
         targets = stages.roster.update()
         readings = stages.sampler.read(targets, now)
-        policy = Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
+        policy = self._policy()
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
         self._acting.judge(policy, now)
@@ -102,6 +111,8 @@ class Pipeline:
             slot = group.due(now)
             if slot is not None:
                 group.evaluate(slot, stages.query, stages.store.append)
+            if monotonic() - begun > HELD_SECONDS:
+                await stages.breathe()
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
         self._subjects_now = list(self._subjects(targets, readings, now))

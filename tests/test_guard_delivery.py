@@ -456,3 +456,17 @@ def test_process_of_another_user_is_watched_but_not_signalled(hands: Hands, spaw
 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     assert target.tell("grow 0") == 100 * MIB
+
+
+def test_event_that_cannot_be_told_is_replaced_by_one_that_says_so() -> None:
+    """Nothing that an event holds, however large or odd, ends the guard."""
+    record = FlightRecord()
+    ours, theirs = pair()
+    record.tell("crossed", "t", "o", labels={"x": "y" * 100_000})
+    record.tell("crossed", "t", "o", used_bytes=float("nan"))
+    record.flush(ours)
+    told = [event(decode(theirs.recv(65536))[1]["event"]) for _ in range(2)]
+
+    assert [(each.number, each.kind) for each in told] == [(1, "misunderstood"), (2, "misunderstood")]
+    ours.close()
+    theirs.close()

@@ -1,6 +1,7 @@
 """The desk's end of the line to the guard: what it has to tell, and what it is to do."""
 
 import itertools
+import logging
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,11 @@ from sidecar.guard import wire
 from sidecar.guard.wire import Basis, Event, Order
 from sidecar.procfs import Identity
 
+log = logging.getLogger("sidecar.actions")
+
 HELLO_SECONDS = 5.0
+MOST_ORDER_BYTES = wire.MAX_MESSAGE_BYTES // 2
+"""The guard tells of an order with its labels: that has to fit into a message, too."""
 
 
 class Dispatch:
@@ -113,4 +118,9 @@ class Dispatch:
         self._send("beat")
 
     def _send(self, kind: str, **body: Any) -> bool:
-        return not self.ended and wire.send(self.sock, wire.encode(kind, **body))
+        try:
+            data = wire.encode(kind, MOST_ORDER_BYTES, **body)
+        except ValueError as error:  # labels without measure, in a rule file: the tick must go on
+            log.error("order not sent", extra={"kind": kind, "target": body.get("target", ""), "error": str(error)})
+            return False
+        return not self.ended and wire.send(self.sock, data)

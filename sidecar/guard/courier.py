@@ -36,6 +36,8 @@ class Errand:
         """Carry it out and report how it went."""
         try:
             self._report(**self._post())
+        except TimeoutError:
+            self._report(error="timeout", message="no answer within the total deadline")
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._report(error=type(error).__name__, message=str(error)[:200])
 

@@ -136,7 +136,10 @@ class Deliveries:
                 return True
             if not data:
                 return False
-            self._answer(json.loads(data))
+            try:
+                self._answer(json.loads(data))
+            except (ValueError, TypeError, KeyError) as error:
+                self._tell("misunderstood", "", reason=f"courier: {type(error).__name__}: {error}")
         return True
 
     def _answer(self, answer: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ class FlightRecord:
 
     def __init__(self) -> None:
         self.lost = 0
-        self._events: deque[Event] = deque()
+        self._events: deque[tuple[int, bytes]] = deque()
         self._last = 0
         self._sent = 0
 
@@ -33,25 +33,30 @@ class FlightRecord:
         if len(self._events) == KEPT_EVENTS:
             self._events.popleft()
             self.lost += 1
-        self._events.append(Event(self._last, wall(), kind, target, order, detail))
+        try:
+            data = encode("event", event=Event(self._last, wall(), kind, target, order, detail), lost=self.lost)
+        except ValueError as error:  # what cannot be told must not end the guard
+            told = Event(self._last, wall(), "misunderstood", target, "", {"reason": f"{kind}: {error}"})
+            data = encode("event", event=told, lost=self.lost)
+        self._events.append((self._last, data))
         return self._last
 
     def flush(self, sock: socket.socket) -> bool:
         """Send what has not been sent. False if some is left because the other side has no room."""
         if self._sent == self._last:
             return True
-        for event in self._events:
-            if event.number > self._sent:
-                if not send(sock, encode("event", event=event, lost=self.lost)):
+        for number, data in self._events:
+            if number > self._sent:
+                if not send(sock, data):
                     return False
-                self._sent = event.number
+                self._sent = number
         return True
 
     def acknowledged(self, number: int) -> None:
         """The desk has taken in every event up to `number`."""
-        while self._events and self._events[0].number <= number:
+        while self._events and self._events[0][0] <= number:
             self._events.popleft()
 
     def start_over(self) -> None:
         """A new desk: everything not acknowledged is to be sent again."""
-        self._sent = self._events[0].number - 1 if self._events else self._last
+        self._sent = self._events[0][0] - 1 if self._events else self._last

@@ -85,11 +85,11 @@ class Event(NamedTuple):
     detail: dict[str, Any]
 
 
-def encode(kind: str, **body: Any) -> bytes:
-    """A message as bytes. Raises ValueError if it is larger than a message may be."""
+def encode(kind: str, most_bytes: int = MAX_MESSAGE_BYTES, **body: Any) -> bytes:
+    """A message as bytes. Raises ValueError if it is larger than it may be."""
     data = json.dumps({"v": VERSION, "type": kind, **body}, separators=(",", ":"), allow_nan=False).encode()
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"a {kind} message of {len(data)} bytes is more than {MAX_MESSAGE_BYTES}")
+    if len(data) > most_bytes:
+        raise ValueError(f"a {kind} message of {len(data)} bytes is more than {most_bytes}")
     return data
 
 
