@@ -68,7 +68,7 @@ def obey(blocks: Blocks, rate_mb_per_s: float = 0.0, ready: str = "ready") -> No
             if not line:
                 commands = []
                 continue
-            word, _, number = line.partition(" ")
+            word, _, number = line.strip().partition(" ")
             if word == "grow":
                 blocks.grow(int(number))
             elif word == "drop":
