@@ -1,6 +1,7 @@
 """What is read of a target: real programs moved by known amounts, real memory cgroups, captured trees for the rest."""
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -231,19 +232,23 @@ def test_process_that_has_ended_raises(obedient: Obedient, reaped: bool) -> None
     assert raised.value.errno == errno.ESRCH
 
 
-def test_probe_gives_its_descriptors_back(obedient: Obedient) -> None:
+def test_probe_gives_its_descriptors_back(obedient: Obedient, tmp_path: Path) -> None:
     """Closed by hand, or forgotten, or failed half-way: nothing stays open."""
-    before = len(os.listdir("/proc/self/fd"))
+    shutil.copytree(TREES / "odd" / "proc" / "42", tmp_path / "42")
+    (tmp_path / "42" / "stat").unlink()
+    gc.collect()  # what earlier tests have left behind
+    before = os.listdir("/proc/self/fd")
     probe = ProcessProbe(target(obedient.process.pid))
     probe.read(1.0)
-    assert len(os.listdir("/proc/self/fd")) > before
+    assert len(os.listdir("/proc/self/fd")) > len(before)
     probe.close()
     forgotten = ProcessProbe(target(obedient.process.pid))
     del forgotten
     with pytest.raises(FileNotFoundError):
-        ProcessProbe(pictured(99), str(TREES / "odd" / "proc"))
+        ProcessProbe(pictured(), str(tmp_path))
+    gc.collect()  # the exception held what was open already
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_another_users_process_is_read_as_far_as_that_is_allowed(spawn: Callable[..., Program]) -> None:

@@ -23,7 +23,7 @@ def pid_in(path: Path) -> int | None:
 
 
 class Found(NamedTuple):
-    """A process whose command line matches. `program` is its first word, `rest` the line from the match on."""
+    """A process whose command line matches. `program` is its first word, `rest` the line behind the match."""
 
     created: float
     pid: int
@@ -49,7 +49,7 @@ def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | No
         match = pattern.search(line) if line and process.pid not in not_these and not _is_sidecar(words) else None
         if match:
             program = words[0].rpartition("/")[2]
-            found.append(Found(created or 0.0, process.pid, parent or 0, program, line[match.start():]))
+            found.append(Found(created or 0.0, process.pid, parent or 0, program, line[match.end():]))
     programs = [each for each in found if not any(each.wraps(other) for other in found)]
     pids = {each.pid for each in programs}
     masters = [each for each in programs if each.parent not in pids]
