@@ -115,10 +115,12 @@ def test_zombie_is_gone(programs: Programs) -> None:
     assert restarts(made) == 0
 
 
-def test_recycled_pid_is_not_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("match", [ByPid(42), AsChild()], ids=str)
+def test_recycled_pid_is_not_taken(tmp_path: Path, match: Match) -> None:
     """The number alone is given: another process that gets it later is not meant."""
     shutil.copytree(TREES / "odd" / "proc", tmp_path, dirs_exist_ok=True)
-    made = roster(ByPid(42), proc=str(tmp_path))
+    made = roster(match, proc=str(tmp_path))
+    made.child_pid = 42
     first, stat = found(made), tmp_path / "42" / "stat"
     assert first is not None
     stat.write_bytes(stat.read_bytes().replace(b" 627893 ", b" 727893 "))

@@ -39,8 +39,8 @@ class Found(NamedTuple):
 def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | None:
     """The process whose command line, joined by spaces, the expression is found in; None if there is none.
 
-    Of several the oldest whose parent does not match too: the master of a prefork server, not one of its workers. What
-    only wraps the program does not count, nor does a sidecar, in whose command line the expression itself stands.
+    Of several the oldest: the master of a prefork server, not one of its workers. What only wraps the program does not
+    count, nor does a sidecar, in whose command line the expression itself stands.
     """
     found: list[Found] = []
     for process in psutil.process_iter(["cmdline", "ppid", "create_time"]):
@@ -51,9 +51,7 @@ def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | No
             program = words[0].rpartition("/")[2]
             found.append(Found(created or 0.0, process.pid, parent or 0, program, line[match.end():]))
     programs = [each for each in found if not any(each.wraps(other) for other in found)]
-    pids = {each.pid for each in programs}
-    masters = [each for each in programs if each.parent not in pids]
-    return min(masters).pid if masters else None
+    return min(programs).pid if programs else None
 
 
 def _is_sidecar(words: Sequence[str]) -> bool:
