@@ -5,7 +5,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.actions.ledger import KEPT_ATTEMPTS, METRICS, Attempt, Ledger
@@ -169,6 +169,7 @@ def test_order_that_was_not_begun_is_skipped(book: Book) -> None:
     assert book.ledger.attempts() == [attempt]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([
     ("delivered", "answered"), (REFUSED, "spent"), (FAILED, "spent"), ("delivered",), ("gone",), (FAILED, "delivered"),
     ("delivered", FAILED, "spent"), ()]), max_size=8), st.data())

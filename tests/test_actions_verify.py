@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.actions.options import Verification
@@ -110,6 +110,7 @@ def test_no_settled_reading_is_unknown_and_never_a_zero() -> None:
     assert judge(asked(), readings((1002, 990)), 1021.0, RULES) == Verdict("unknown", None, None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(1000, 1030), st.floats(0, 4000)), max_size=30), st.floats(0, 50))
 def test_verdict_comes_once_and_only_when_it_may(pairs: list[tuple[float, float]], pace: float) -> None:
     """Whatever is read, there is a verdict when the window has ended; effective is below the line or freed."""

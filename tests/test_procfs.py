@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Target as Program
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar import procfs
@@ -36,6 +36,7 @@ ALMOST = st.lists(st.sampled_from([
     b"total_active_file", b"\0", b"\xff", b"0x", b"_"]), max_size=40).map(b"".join)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=200), ALMOST))
 def test_no_bytes_lead_to_anything_but_a_plain_error(text: bytes) -> None:
     """Garbage is refused in the three ways that every caller expects, or understood; nothing else ever comes."""

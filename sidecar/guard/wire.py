@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65536
-LONGEST_INTEGER = 20
+LONGEST_INTEGER = 40
 MOST_SIGNALS = 64
 MOST_PIDS = 1 << 22
 """The kernel's PID_MAX_LIMIT."""
@@ -107,19 +107,21 @@ def decode(data: bytes) -> tuple[str, dict[str, Any]]:
 def _finite(text: str) -> float:
     number = float(text)
     if number - number != 0.0:  # infinity and nan, from which no integer can be made
-        raise ValueError(f"{text} is no number for a message")
+        raise ValueError("a number beyond all measure")
     return number
 
 
 def _whole(text: str) -> int:
-    return int(text) if len(text) < LONGEST_INTEGER else int(_finite(text))
+    if len(text) > LONGEST_INTEGER:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
 
 
 def identity(raw: list[Any]) -> Identity:
     """An identity as it came over the wire. Raises TypeError or ValueError if it is none."""
     boot, pid, start, exe = raw
     if not 0 < int(pid) <= MOST_PIDS:
-        raise ValueError(f"no process has the number {pid}")
+        raise ValueError("a number that no process has")
     device, inode = exe or (0, 0)
     return Identity(str(boot), int(pid), int(start), (int(device), int(inode)) if exe else None)
 
@@ -136,7 +138,7 @@ def order(raw: list[Any]) -> Order:
 
 def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any) -> Channel:
     if kind not in ("signal", "http") or not 0 <= int(number) <= MOST_SIGNALS:
-        raise ValueError(f"a channel of kind {kind!r} with signal {number!r}")
+        raise ValueError("a channel of an unknown kind, or a signal that does not exist")
     return Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
 
 
