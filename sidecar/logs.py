@@ -30,10 +30,20 @@ class Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line; a traceback is its field `error`."""
         entry = {"ts": round(record.created, 3), "level": record.levelname.lower(), "msg": record.getMessage(),
-                 "logger": record.name, **fields(record)}
+                 "logger": record.name}
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        more = {key: _plain(value) for key, value in fields(record).items() if key not in entry}
+        return json.dumps({**entry, **more})
+
+
+def _plain(value: object) -> object:
+    """The value as it is where JSON has a word for it, else as text: nan has none, nor has a path."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _quoted(value: object) -> str:
