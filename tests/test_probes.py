@@ -253,6 +253,8 @@ def test_probe_gives_its_descriptors_back(obedient: Obedient, tmp_path: Path) ->
 
 def test_another_users_process_is_read_as_far_as_that_is_allowed(spawn: Callable[..., Program]) -> None:
     """Memory is open to all; io and descriptors are not, and are then missing and named, never zero."""
+    if os.geteuid() and os.stat("/proc/1").st_uid == os.geteuid():
+        pytest.skip("every process here is of this user")
     program = spawn("leaky")
     program.tell("grow 20")
     other = target(program.pid if os.geteuid() == 0 else 1)
