@@ -109,6 +109,8 @@ class _Desk:
         program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http)
         roster.child_pid = program_pid
         roster.resume(known)
+        for name in known.keys() - plans.keys():
+            self._dispatch.watch(name, None, None)  # a target of the desk before that is not configured any more
         store = Store()
         groups = [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,
                         external_labels=settings.external_labels, external_url=url) for spec in self._specs]

@@ -11,3 +11,8 @@ def wall() -> float:
 def monotonic() -> float:
     """Seconds that never jump: for waiting and for measuring how long something took."""
     return time.monotonic()
+
+
+def since_boot() -> float:
+    """Seconds since the machine was booted, sleep included: the clock of process start times (proc(5), field 22)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -13,7 +13,7 @@ from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import STRENGTH, Mode, Options
 from sidecar.actions.policy import Gate, Policy, Subject
 from sidecar.actions.verify import Reading
-from sidecar.clock import monotonic
+from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
 from sidecar.errors import QueryError, SidecarError
 from sidecar.guard.wire import Basis, Channel, Event
@@ -21,7 +21,7 @@ from sidecar.model import METRIC_NAME, Alert, Cleanup, Labels, Sample, Target
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.probes.sampler import Readings, Sampler
-from sidecar.procfs import CLOCK_TICKS, boot_time
+from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
 from sidecar.promql.values import Matcher
 from sidecar.rules.alerting import AlertingRule
@@ -77,7 +77,6 @@ class Pipeline:
         self._live: set[Labels] = set()
         self._last = 0.0
         self._subjects_now: list[Subject] = []
-        self._booted_at = boot_time()
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
             for rule in group.alerting_rules:
@@ -201,7 +200,7 @@ class Pipeline:
             yield Subject(
                 target.name, up=used is not None, armed=bool(lines and lines[1].armed),
                 fresh=bool(used and lines and lines[1].basis in used),
-                age_seconds=now - self._booted_at - ticks / CLOCK_TICKS, mode=plan.mode, channels=plan.channels)
+                age_seconds=since_boot() - ticks / CLOCK_TICKS, mode=plan.mode, channels=plan.channels)
 
     def _gates(self, alerts: Sequence[Alert], now: float) -> Iterator[Gate]:
         """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
