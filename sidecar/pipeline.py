@@ -34,6 +34,7 @@ from sidecar.web.view import Snapshot, TargetStatus, View
 log = logging.getLogger("sidecar")
 
 JUST_AFTER_SECONDS = 0.001
+LONGEST_STEP_BACK_SECONDS = 5.0
 HELD_SECONDS = 0.010
 """How long a tick may keep the event loop to itself."""
 
@@ -76,6 +77,7 @@ class Pipeline:
         self._lines: dict[str, tuple[int | None, Thresholds]] = {}
         self._live: set[Labels] = set()
         self._last = 0.0
+        self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
@@ -92,11 +94,13 @@ class Pipeline:
     async def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
 
-        Between rule groups others may run when this takes long: pages are served, alerts posted.
+        Between rule groups others may run when this takes long: pages are served, alerts posted. Raises SidecarError
+        if the clock has been set back: every series lies in the future then, and would for hours hide what comes.
         """
         begun, stages = monotonic(), self._stages
-        for event in stages.dispatch.events():
-            self._take_in(event)
+        if now < self._last - LONGEST_STEP_BACK_SECONDS:
+            raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
+        self._take_in_events(now)
         targets = stages.roster.update()
         readings = stages.sampler.read(targets, now)
         policy = self._policy()
@@ -116,7 +120,7 @@ class Pipeline:
         stages.notifier.offer(alerts, now)
         self._subjects_now = list(self._subjects(targets, readings, now))
         self._acting.act(policy, self._subjects_now, list(self._gates(alerts, now)), now)
-        stages.dispatch.beat()
+        stages.dispatch.beat(self._acting.done())
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
@@ -124,14 +128,21 @@ class Pipeline:
 
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
-        for event in self._stages.dispatch.events():
-            self._take_in(event)
+        self._take_in_events(now)
         self._stages.notifier.offer([alert for group in self._stages.groups for alert in group.alerts()], now)
+
+    def _take_in_events(self, now: float) -> None:
+        """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""
+        for event in self._stages.dispatch.events():
+            self._take_in(event._replace(at=min(event.at, now)))
 
     def _take_in(self, event: Event) -> None:
         """An event of the guard. A crossing is judged as if the desk had seen it itself, at the event's own time."""
-        if event.kind in ("misunderstood", "desk_silent", "unreadable"):
-            log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
+        said = event.kind, str(event.detail.get("reason", ""))
+        if event.kind in ("misunderstood", "desk_silent", "unreadable", "changed"):
+            if self._said.get(event.target) != said:
+                log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
+            self._said[event.target] = said
         base = self._bases.get(event.target)
         if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None:
             stages, at, labels = self._stages, max(event.at, self._last + JUST_AFTER_SECONDS), event.detail["labels"]

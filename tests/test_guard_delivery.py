@@ -424,7 +424,7 @@ def test_events_wait_for_a_desk_that_takes_none() -> None:
         record.tell("unreadable", "t", reason="x" * 500)
         record.flush(ours)
         if number == 99:
-            record.acknowledged(50)
+            record.done(50)
     assert record.lost > 0
     got = []
     while not got or select.select([theirs], [], [], 0)[0]:

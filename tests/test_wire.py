@@ -16,15 +16,16 @@ from sidecar.procfs import Identity
 
 TEXT = st.text(max_size=20)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
+SECONDS = st.floats(0, allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(-(2**63), 2**64)
 BYTES = st.one_of(st.integers(0, 2**53).map(float), NUMBER)
 CHANNELS = st.one_of(
     st.builds(Channel, st.just("signal"), signal=st.integers(1, 64)),
     st.builds(Channel, st.just("http"), url=TEXT, headers=st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
-              timeout_seconds=NUMBER))
+              timeout_seconds=st.floats(0, 600, exclude_min=True)))
 ORDERS = st.builds(
     Order, TEXT, TEXT, TEXT, st.lists(CHANNELS, max_size=3).map(tuple), st.dictionaries(TEXT, TEXT, max_size=5),
-    st.none() | BYTES, st.booleans(), st.integers(0, 10), NUMBER, NUMBER, NUMBER, st.booleans())
+    st.none() | BYTES, st.booleans(), st.integers(0, 10), SECONDS, SECONDS, SECONDS, st.booleans())
 IDENTITIES = st.builds(Identity, TEXT, st.integers(1, wire.MOST_PIDS), st.integers(0, 2**63),
                        st.none() | st.tuples(st.integers(0, 2**63), st.integers(0, 2**63)))
 JSON = st.recursive(st.none() | st.booleans() | WHOLE | NUMBER | TEXT,
@@ -135,12 +136,23 @@ def test_what_is_no_json_is_refused_before_it_is_sent() -> None:
 
 @pytest.mark.parametrize("change", [
     {"kind": "exec"}, {"kind": ["signal"]}, {"signal": 65}, {"signal": -1}, {"signal": "ten"}, {"signal": None},
-    {"headers": (("a", "b", "c"),)}, {"timeout_seconds": None}], ids=str)
+    {"headers": (("a", "b", "c"),)}, {"timeout_seconds": None},
+    {"timeout_seconds": 0.0}, {"timeout_seconds": 1e308}], ids=str)
 def test_channel_that_is_none_makes_the_order_none(change: dict[str, Any]) -> None:
     """The guard knows two kinds of channels and 64 signals, and tries nothing else."""
     order = Order("o", "t", "light", (Channel("signal", signal=10)._replace(**change),), {}, None)
 
     with pytest.raises((ValueError, TypeError)):
+        wire.order(arrived("deliver", order=order)["order"])
+
+
+@pytest.mark.parametrize("change", [
+    {"times": -1}, {"not_before_seconds": -0.1}, {"again_after_seconds": -300.0}, {"valid_seconds": -1e308}], ids=str)
+def test_order_for_the_past_is_none(change: dict[str, Any]) -> None:
+    """A pause that is less than nothing would lift every pause."""
+    order = Order("o", "t", "light", (), {}, None)._replace(**change)
+
+    with pytest.raises(ValueError, match="before now"):
         wire.order(arrived("deliver", order=order)["order"])
 
 

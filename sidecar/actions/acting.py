@@ -36,9 +36,11 @@ class Acting:
         self._used = used
         self._said: dict[str, tuple[Reason, str]] = {}
         self._sent: dict[str, tuple[Order, float]] = {}
+        self._heard = 0
 
     def take_in(self, event: Event) -> None:
         """Write down what the guard tells of an order."""
+        self._heard = max(self._heard, event.number)
         sent, _ = self._sent.get(event.target, (None, 0.0))
         if sent and (event.order.startswith(sent.id) or event.kind in ("gone", "changed")):
             del self._sent[event.target]
@@ -51,6 +53,10 @@ class Acting:
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
+
+    def done(self) -> int:
+        """The number of the last event up to which all is known that the next desk would need: no attempt is open."""
+        return min((attempt.number for attempt in self._ledger.open()), default=self._heard + 1) - 1
 
     def _skipped(self, order: Order, event: Event) -> None:
         """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""

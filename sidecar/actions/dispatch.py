@@ -15,6 +15,7 @@ from sidecar.procfs import Identity
 log = logging.getLogger("sidecar.actions")
 
 HELLO_SECONDS = 5.0
+NO_WELCOME = wire.encode("welcome", program_pid=0, watched=[])
 MOST_ORDER_BYTES = wire.MAX_MESSAGE_BYTES // 2
 """The guard tells of an order with its labels: that has to fit into a message, too."""
 
@@ -39,12 +40,14 @@ class Dispatch:
     def hello(self, kill_switch: str, courier: bool) -> tuple[int, dict[str, Identity]]:
         """Report for work. The pid of the user's program (0: there is none) and what the guard already watches.
 
-        Raises SidecarError if the guard does not answer.
+        Raises SidecarError if the guard does not answer. One that is ending already has hung up: see `ended`.
         """
         self.sock.settimeout(HELLO_SECONDS)
         try:
             self.sock.send(wire.encode("hello", kill_switch=kill_switch, courier=courier))
-            kind, body = wire.decode(self.sock.recv(wire.MAX_MESSAGE_BYTES))
+            data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
+            self.ended = not data
+            kind, body = wire.decode(data or NO_WELCOME)
         except (OSError, ValueError) as error:
             raise SidecarError(f"the guard did not answer: {error}", help="start with `rag-sidecar run`") from error
         self.sock.setblocking(False)
@@ -69,12 +72,11 @@ class Dispatch:
                 self._waiting.append(wire.event(body["event"]))
 
     def events(self) -> list[Event]:
-        """What the guard told since the last call, in order; acknowledged hereby."""
+        """What the guard told since the last call, in order."""
         self.receive()
         events, self._waiting = self._waiting, []
         if events:
             self.events_seen = events[-1].number
-            self._send("ack", number=self.events_seen)
         for event in events:
             if event.kind in ("gone", "changed", "unreadable"):
                 self._watched.pop(event.target, None)  # it may not be held any more: say it anew
@@ -113,9 +115,12 @@ class Dispatch:
         """Have an order carried out now. False if the guard has no room: then nothing was begun."""
         return self._send("deliver", order=order, seen=self.events_seen)
 
-    def beat(self) -> None:
-        """Say that the desk is alive."""
-        self._send("beat")
+    def beat(self, done: int) -> None:
+        """Say that the desk is alive, and has done with all events up to the number `done`.
+
+        Those after it the guard keeps, and tells them to the next desk should this one not live to finish.
+        """
+        self._send("beat", number=done)
 
     def _send(self, kind: str, **body: Any) -> bool:
         try:

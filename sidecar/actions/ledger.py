@@ -35,7 +35,8 @@ class Attempt:
     """One cleanup that was asked for. Times are Unix seconds; `outcome` is empty until the end is known.
 
     `growth` is the growth of used bytes before it, in bytes per second. `refusals` are (channel, reason) of what
-    could not be used; `reason` is why the last channel that was used failed, at the end that of the outcome.
+    could not be used; `reason` is why the last channel that was used failed, at the end that of the outcome. `number`
+    is that of the event that began it.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Attempt:
     after_bytes: float | None = None
     freed_bytes: float | None = None
     rebounded: bool | None = None
+    number: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The row of `GET /api/v1/actions`."""
@@ -247,4 +249,4 @@ def _begun(event: Event, growth: float) -> Attempt:
     return Attempt(
         event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
         None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
-        dry_run=bool(detail.get("dry_run")))
+        dry_run=bool(detail.get("dry_run")), number=event.number)

@@ -1,11 +1,32 @@
 """Starting children and learning of their end. Works as pid 1 of a container too: orphans are reaped."""
 
 import os
+import resource
 import signal
+import socket
 import sys
+from collections.abc import Sequence
 
+from sidecar.guard.wire import pair
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """Python ignores these at its start, and what is ignored stays so through exec: a user's program wants the default."""
+
+MOST_FILES = 65536
+FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""The limit on open files that we were started with."""
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit on open files, usually 1024: a target takes six of ours, eight of the desk's.
+
+    A user's program gets back what was there before: one that uses select(2) fails beyond 1024.
+    """
+    soft, hard = FILES_BEFORE
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def program(module: str) -> list[str]:
@@ -13,28 +34,47 @@ def program(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def spawn(command: list[str], keep_fd: int) -> int:
-    """Start one of our own processes with one descriptor handed on; Ctrl-C is left to the guard. Gives its pid."""
-    pid = os.fork()
-    if pid:
-        return pid
+def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, socket.socket]:
+    """Start one of our own processes: `command`, the number of its end of a line to us, `arguments`.
+
+    Gives its pid and our end of the line.
+
+    It ends when the guard hangs up: what is meant for the guard (Ctrl-C, a service manager's SIGTERM to all) must not
+    end it before, while it still has alerts to send. Raises OSError where descriptors, processes or memory are short.
+    """
+    ours, theirs = pair()
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.set_inheritable(keep_fd, True)
-        os.execv(command[0], command)  # noqa: S606
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if pid:
+        theirs.close()
+        return pid, ours
+    try:
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
+        theirs.set_inheritable(True)
+        os.execv(command[0], [*command, str(theirs.fileno()), *arguments])  # noqa: S606
     finally:  # only reached if exec failed
         os._exit(127)
 
 
 def spawn_user_program(command: list[str]) -> int:
-    """Start the program that is to be guarded, as a shell would: own process group, the terminal, default signals."""
+    """Start the program that is to be guarded, as a shell would: own process group, the terminal, default signals.
+
+    What was ignored when we were started (nohup, a script's background job) stays so. Raises OSError for want of room.
+    """
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setpgid(0, 0)
         give_terminal_to(os.getpgrp())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, *IGNORED_BY_PYTHON):
+        resource.setrlimit(resource.RLIMIT_NOFILE, FILES_BEFORE)
+        handled = (number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
+        for number in (*handled, signal.SIGCHLD, *IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
@@ -68,3 +108,8 @@ def reap() -> list[tuple[int, int]]:
             return ended
         code = os.waitstatus_to_exitcode(status)
         ended.append((pid, code if code >= 0 else 128 - code))
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code as `reap` gives it, in words."""
+    return f"was killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}"

@@ -14,9 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sidecar.clock import monotonic
+from sidecar.guard.wire import MAX_MESSAGE_BYTES, decode, encode
 
 MOST_AT_ONCE = 16
 MAX_ANSWER_BYTES = 65536
+PULSE_SECONDS = 0.25
 
 
 class Errand:
@@ -25,7 +27,7 @@ class Errand:
     def __init__(self, message: dict[str, Any], out: socket.socket) -> None:
         self.id = str(message["id"])
         self.deadline = monotonic() + float(message["timeout_seconds"])
-        self._url = urlsplit(str(message["url"]))
+        self._url = str(message["url"])
         self._headers = {str(k): str(v) for k, v in message["headers"]}
         self._body = json.dumps(message["body"]).encode()
         self._connection: http.client.HTTPConnection | None = None
@@ -42,7 +44,7 @@ class Errand:
             self._report(error=type(error).__name__, message=str(error)[:200])
 
     def _post(self) -> dict[str, Any]:
-        url = self._url
+        url = urlsplit(self._url)
         kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         left = max(0.001, self.deadline - monotonic())
         self._connection = connection = kind(url.hostname or "", url.port, timeout=left)
@@ -66,13 +68,17 @@ class Errand:
             except OSError:
                 return  # closed by its own thread in the meantime
 
+    def turn_away(self) -> None:
+        """Not begun: there are too many already."""
+        self._report(error="busy", message=f"{MOST_AT_ONCE} others are on their way")
+
     def _report(self, **body: Any) -> None:
         if self._told.acquire(blocking=False):  # only the first report counts; never released
             self._send(**body)
 
     def _send(self, **body: Any) -> None:
         try:
-            self._out.send(json.dumps({"id": self.id, **body}).encode())
+            self._out.send(encode("answer", id=self.id, **body))
         except OSError:
             return  # the guard is gone; so is the courier in a moment
 
@@ -80,22 +86,21 @@ class Errand:
 def main(fd: int) -> None:
     """Take errands from the socket `fd` until it ends."""
     sock = socket.socket(fileno=fd)
-    sock.settimeout(0.25)  # the pulse of the deadlines
+    sock.settimeout(PULSE_SECONDS)
     running: dict[Errand, threading.Thread] = {}
     while True:
         try:
-            data = sock.recv(65536)
+            data = sock.recv(MAX_MESSAGE_BYTES)
             if not data:
                 return
-            errand = Errand(json.loads(data), sock)
-            thread = threading.Thread(target=errand.run, daemon=True)
+            errand = Errand(decode(data)[1], sock)
             if len(running) < MOST_AT_ONCE:
-                running[errand] = thread
+                thread = running[errand] = threading.Thread(target=errand.run, daemon=True)
                 thread.start()
             else:
-                sock.send(json.dumps({"id": errand.id, "error": "busy", "message": "too many at once"}).encode())
+                errand.turn_away()
         except TimeoutError:
-            pass
+            pass  # the pulse: nothing has come, but a deadline may have passed
         now = monotonic()
         for errand, thread in list(running.items()):
             if now > errand.deadline:

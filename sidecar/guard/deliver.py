@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from sidecar.clock import monotonic
 from sidecar.guard.process import NotTheSame
 from sidecar.guard.watch import Watch
-from sidecar.guard.wire import Channel, Order, receive, send
+from sidecar.guard.wire import Channel, Order, decode, encode, receive, send
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 PENDING_SECONDS = 30.0
 GRACE_SECONDS = 1.0
+MOST_ANSWERS_A_TURN = 64
 
 Tell = Callable[..., int]
 
@@ -43,27 +43,29 @@ class Deliveries:
     def __init__(self, tell: Tell) -> None:
         self.kill_switch = ""
         self.courier: socket.socket | None = None
-        self.last_begun: dict[str, int] = {}
         self._tell = tell
         self._flights: dict[str, Flight] = {}
         self._count = 0
 
-    def begin(self, order: Order, watch: Watch, crossed_at: float) -> bool:
-        """Carry an order out. False if nothing could be started: one is in flight, or the kill-switch is thrown."""
+    def begin(self, order: Order, watch: Watch, crossed_at: float) -> int:
+        """Carry an order out. The number of the event that tells of it, or 0 if nothing was started.
+
+        Nothing is started while one is in flight, or the kill-switch is thrown.
+        """
         if watch.target in self._flights:
-            return False
+            return 0
         self._count += 1
         attempt = f"{order.id}.{self._count}"
-        self.last_begun[watch.target] = self._tell(
+        number = self._tell(
             "crossed", watch.target, attempt, cleanup=order.cleanup, labels=order.labels,
             used_bytes=watch.used_bytes, line_bytes=order.line_bytes, dry_run=order.dry_run)
         if self.kill_switch and os.path.exists(self.kill_switch):
             self._tell("refused", watch.target, attempt, reason="kill_switch", channel="", message=self.kill_switch)
             self._tell("spent", watch.target, attempt)
-            return False
+            return 0
         flight = self._flights[watch.target] = Flight(attempt, order, watch, crossed_at)
         self._next_channel(flight)
-        return True
+        return number
 
     def in_flight(self, target: str) -> bool:
         """Whether an order to this target has been delivered and not yet answered."""
@@ -113,10 +115,13 @@ class Deliveries:
         flight.errand = f"{flight.attempt}/{len(flight.left)}"
         flight.asked_at = monotonic()
         flight.deadline = flight.asked_at + channel.timeout_seconds + GRACE_SECONDS
-        errand = {"id": flight.errand, "url": channel.url, "headers": channel.headers,
-                  "timeout_seconds": channel.timeout_seconds,
-                  "body": {"level": flight.order.cleanup, "id": flight.attempt}}
-        if self.courier is None or not send(self.courier, json.dumps(errand).encode()):
+        try:
+            errand = encode("errand", id=flight.errand, url=channel.url, headers=channel.headers,
+                            timeout_seconds=channel.timeout_seconds,
+                            body={"level": flight.order.cleanup, "id": flight.attempt})
+        except ValueError as error:
+            return "too_large", str(error)
+        if self.courier is None or not send(self.courier, errand):
             return "no_courier", "the courier process is not there; it is being restarted"
         return None
 
@@ -129,15 +134,15 @@ class Deliveries:
             self._end(flight, "answered", duration_seconds=0.0, dry_run=True)
 
     def take_answers(self) -> bool:
-        """Read what the courier has to say. False when it has gone."""
-        while self.courier is not None:
-            data = receive(self.courier)
+        """Read what the courier has to say, as much as there is time for. False when it has gone."""
+        for _ in range(MOST_ANSWERS_A_TURN):
+            data = receive(self.courier) if self.courier else None
             if data is None:
                 return True
             if not data:
                 return False
             try:
-                self._answer(json.loads(data))
+                self._answer(decode(data)[1])
             except (ValueError, TypeError, KeyError) as error:
                 self._tell("misunderstood", "", reason=f"courier: {type(error).__name__}: {error}")
         return True
@@ -173,10 +178,13 @@ class Deliveries:
         """See which signals have been taken and which deadlines have passed; seconds until that is to be done again."""
         wait = 1.0
         for flight in list(self._flights.values()):
-            if flight.channel and flight.channel.kind == "signal" and not _still_pending(flight):
+            by_signal = flight.channel is not None and flight.channel.kind == "signal"
+            if by_signal and not _still_pending(flight):
                 self._end(flight, "answered", duration_seconds=now - flight.asked_at)
             elif now >= flight.deadline:
-                self._failed(flight, "timeout", "no answer" if flight.errand else "the signal is still pending")
+                self._failed(flight, "timeout", "the signal is still pending" if by_signal else "no answer")
+            elif not by_signal:
+                wait = min(wait, flight.deadline - now)
             else:
                 wait = min(wait, 0.002 if now - flight.asked_at < 0.1 else 0.02)
         return wait

@@ -6,13 +6,15 @@ import socket
 from collections.abc import Sequence
 
 from sidecar.guard.children import program, spawn
-from sidecar.guard.wire import pair
+from sidecar.guard.voice import say
 
 SILENCE_SECONDS = 10.0
 START_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
 SETTLED_SECONDS = 60.0
+AWAY_SECONDS = 2.0
+"""The guard looks at least once a second: a longer gap means that it was stopped itself, or the whole machine was."""
 
 
 class Desk:
@@ -27,6 +29,7 @@ class Desk:
         self._arguments = list(arguments)
         self._started_at = 0.0
         self._heard_at = 0.0
+        self._looked_at = 0.0
         self._pause = FIRST_PAUSE_SECONDS
         self._next_start = 0.0
 
@@ -34,12 +37,13 @@ class Desk:
         """Start the desk when none runs and the pause is over. True if it was started."""
         if self.pid or now < self._next_start:
             return False
-        self.sock, theirs = pair()
-        fd = theirs.fileno()
+        command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1), "--guard-fd"]
+        try:
+            self.pid, self.sock = spawn(command, self._arguments)
+        except OSError as error:  # that may pass
+            self.rest(now, f"the desk cannot be started: {error.strerror}")
+            return False
         self.starts += 1
-        first = ["--guard-fd", str(fd), "--starts", str(self.starts)]
-        self.pid = spawn([*program("sidecar"), "desk", *first, *self._arguments], fd)
-        theirs.close()
         self.greeted = False
         self._started_at = self._heard_at = now
         return True
@@ -53,21 +57,35 @@ class Desk:
         self.greeted = self.ever_greeted = True
 
     def silent(self, now: float) -> bool:
-        """Whether it has said nothing for so long that it must be taken for hung."""
-        return bool(self.pid) and now - self._heard_at > (SILENCE_SECONDS if self.greeted else START_SECONDS)
+        """Whether it has said nothing for so long that it must be taken for hung; to be asked at every turn.
+
+        Where the guard could not listen, nobody was silent: after a pause of the whole container both go on.
+        """
+        if now - self._looked_at > AWAY_SECONDS:
+            self._heard_at = max(self._heard_at, now)
+        self._looked_at = now
+        return bool(self.pid) and now - self._heard_at > self._patience()
+
+    def _patience(self) -> float:
+        return SILENCE_SECONDS if self.greeted else START_SECONDS
 
     def kill(self) -> None:
         """End it; its successor takes over when its death has been reaped."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
 
-    def ended(self, now: float) -> None:
-        """Its end has been reaped: start the next one at once, later each time if they do not live long."""
+    def ended(self) -> None:
+        """Its end has been reaped."""
         self.pid = 0
-        self._pause = FIRST_PAUSE_SECONDS if now - self._started_at > SETTLED_SECONDS else self._pause
+        self.hang_up()
+
+    def rest(self, now: float, why: str) -> None:
+        """Start the next one soon, later each time if they do not live long, and say so."""
+        if now - self._started_at > SETTLED_SECONDS:
+            self._pause = FIRST_PAUSE_SECONDS
+        say(f"{why}; tried again in {self._pause:g} s, and standing orders are carried out meanwhile")
         self._next_start = now + self._pause
         self._pause = min(LONGEST_PAUSE_SECONDS, 2 * self._pause)
-        self.hang_up()
 
     def hang_up(self) -> None:
         """Close our end; a desk that still runs sees that and ends itself."""
@@ -79,4 +97,4 @@ class Desk:
         """Seconds until something is due here: the start, or the end of patience."""
         if not self.pid:
             return max(0.0, self._next_start - now)
-        return max(0.0, self._heard_at + (SILENCE_SECONDS if self.greeted else START_SECONDS) - now) + 0.01
+        return max(0.0, self._heard_at + self._patience() - now) + 0.01

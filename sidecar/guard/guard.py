@@ -11,11 +11,15 @@ from sidecar.guard import children, wire
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.desk import Desk
 from sidecar.guard.record import FlightRecord
+from sidecar.guard.voice import keep_standard_files_open, say
 from sidecar.guard.watchlist import Watchlist
 
 END_SECONDS = 15.0
+CANNOT_START = 126
+"""As a shell says it of a command that is there and cannot be run."""
 COURIER_PAUSE_SECONDS = 1.0
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+MOST_MESSAGES_A_TURN = 64
+"""A desk that never stops talking must not keep the guard from looking."""
 
 
 class Guard:
@@ -60,8 +64,9 @@ class Guard:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for number in (*ENDING, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)  # the wakeup descriptor says which one it was
+        for number in (*children.ENDING, signal.SIGCHLD):
+            if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+                signal.signal(number, lambda *_: None)  # the wakeup descriptor says which one it was
         self._epoll.register(self._wake.fileno(), select.EPOLLIN)
 
     def _start_what_is_due(self, now: float) -> None:
@@ -70,12 +75,14 @@ class Guard:
             self._record.start_over()
             self._epoll.register(self._desk.sock.fileno(), select.EPOLLIN)
         if self._courier_wanted and not self._courier_pid and now >= self._courier_start:
-            ours, theirs = wire.pair()
-            module = [*children.program("sidecar.guard.courier"), str(theirs.fileno())]
-            self._courier_pid = children.spawn(module, theirs.fileno())
-            theirs.close()
-            self._deliveries.courier = ours
-            self._epoll.register(ours.fileno(), select.EPOLLIN)
+            self._courier_start = now + COURIER_PAUSE_SECONDS
+            try:
+                self._courier_pid, line = children.spawn(children.program("sidecar.guard.courier"))
+            except OSError as error:
+                say(f"the courier of HTTP cleanups cannot be started: {error.strerror}")
+                return
+            self._deliveries.courier = line
+            self._epoll.register(line.fileno(), select.EPOLLIN)
 
     def _attend(self, fd: int) -> None:
         """One descriptor has something to say."""
@@ -95,21 +102,18 @@ class Guard:
         if number == signal.SIGCHLD:
             for pid, code in children.reap():
                 self._reaped(pid, code)
-        elif number in ENDING and self._program_pid:
-            os.kill(self._program_pid, number)  # its end is ours
-        elif number in ENDING:
+        elif number in children.ENDING and self._program_pid:
+            try:
+                os.kill(self._program_pid, number)  # its end is ours
+            except PermissionError:  # sudo, or another program that is not ours any more
+                say(f"{self._command[0]} runs as another user and cannot be sent {signal.Signals(number).name}")
+        elif number in children.ENDING:
             self._begin_end(0)
 
     def _reaped(self, pid: int, code: int) -> None:
         now = monotonic()
         if pid == self._desk.pid:
-            if self._desk.sock:
-                self._hear_desk(self._desk.sock)  # what it said before it ended
-            self._desk.ended(now)
-            if not self._desk.ever_greeted:  # it has said on the terminal why it cannot start
-                self._code = code
-                self._over = True
-            self._over = self._over or bool(self._end_by)
+            self._desk_reaped(now, code)
         elif pid == self._courier_pid:
             self._courier_pid, self._courier_start = 0, now + COURIER_PAUSE_SECONDS
         elif pid == self._program_pid:
@@ -117,52 +121,75 @@ class Guard:
             children.give_terminal_to(os.getpgrp())
             self._begin_end(code)
 
+    def _desk_reaped(self, now: float, code: int) -> None:
+        while self._desk.sock and self._hear_desk(self._desk.sock):
+            continue  # what it said before it ended
+        self._desk.ended()
+        if self._end_by:
+            self._over = True
+        elif self._desk.ever_greeted:
+            self._desk.rest(now, f"the desk {children.how_it_ended(code)}")
+        else:  # it has said itself why it cannot start, if it could
+            if code > 128:
+                say(f"the desk {children.how_it_ended(code)} before it was ready")
+            self._code, self._over = code, True
+
     def _begin_end(self, code: int) -> None:
-        """Withdraw every order, let the desk say its last words, then end with this code."""
-        self._code = code
-        self._end_by = self._end_by or monotonic() + END_SECONDS
-        self._courier_wanted = False
+        """Withdraw every order, let the desk say its last words, then end with the code of the first reason to end."""
+        if self._end_by:
+            return
         self._watchlist.withdraw()
         self._flush()
+        self._code, self._end_by = code, monotonic() + END_SECONDS
+        self._courier_wanted = False
         if self._desk.sock:
             self._desk.sock.shutdown(socket.SHUT_WR)
-        self._over = not self._desk.pid
+        self._over = self._over or not self._desk.pid
 
     def _supervise(self, now: float) -> None:
         if self._end_by:
             self._over = self._over or now > self._end_by
         elif self._desk.silent(now):
+            say("the desk has not been heard of for too long and is killed")
             self._record.tell("desk_silent", "")
             self._desk.kill()
 
-    def _hear_desk(self, sock: socket.socket) -> None:
-        """Take in every message that has come."""
-        while True:
+    def _hear_desk(self, sock: socket.socket) -> bool:
+        """Take in what has come, as much as there is time for. False if that was all."""
+        for _ in range(MOST_MESSAGES_A_TURN):
             data = wire.receive(sock)
             if data is None:
-                return
+                return False
             if not data:  # it has ended or is about to; reaping it tells the rest
                 self._epoll.unregister(sock.fileno())
                 self._desk.hang_up()
-                return
+                return False
             self._desk.heard(monotonic())
             try:
                 self._obey(*wire.decode(data))
             except (ValueError, TypeError, KeyError) as error:
                 self._record.tell("misunderstood", "", reason=f"{type(error).__name__}: {error}")
+        return True
 
     def _obey(self, kind: str, body: dict[str, object]) -> None:
         """One message of the desk. Raises ValueError, TypeError or KeyError if it makes no sense."""
-        hear = {"hello": self._hello, "beat": lambda: None, "ack": self._record.acknowledged,
+        hear = {"hello": self._hello, "beat": self._record.done, "orders": self._orders,
                 "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch,
-                "orders": self._orders, "deliver": self._watchlist.deliver}[kind]
+                "deliver": self._watchlist.deliver}[kind]
         hear(**body)  # type: ignore[operator]
 
     def _hello(self, kill_switch: str, courier: bool) -> None:
+        if self._end_by:
+            return  # it was starting when the end began
         if self._command and not self._program_pid and not self._desk.ever_greeted:
-            self._program_pid = children.spawn_user_program(self._command)
-        self._deliveries.kill_switch = kill_switch
-        self._courier_wanted = courier and not self._end_by
+            try:
+                self._program_pid = children.spawn_user_program(self._command)
+            except OSError as error:
+                say(f"cannot start {self._command[0]}: {error.strerror}")
+                self._begin_end(CANNOT_START)
+                return
+        self._deliveries.kill_switch = str(kill_switch)
+        self._courier_wanted = bool(courier)
         self._desk.hello()
         if self._desk.sock:
             wire.send(self._desk.sock, wire.encode(
@@ -175,13 +202,15 @@ class Guard:
 
     def _flush(self) -> None:
         sock = self._desk.sock
-        if sock and self._desk.greeted:
+        if sock and self._desk.greeted and not self._end_by:
             done = self._record.flush(sock)
             self._epoll.modify(sock.fileno(), select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
 
 
 def main(arguments: list[str]) -> int:
     """`rag-sidecar run …`: what stands after `--` is the program to start and guard; the desk reads the rest."""
+    keep_standard_files_open()
+    children.allow_many_files()
     command: list[str] = []
     if "--" in arguments:
         at = arguments.index("--")

@@ -16,7 +16,8 @@ class Process:
 
     The pidfd and the directory are opened first and compared afterwards, so both belong to the same life of the
     same process: a pid that is given to another process cannot be signalled through them (pidfd_open(2)).
-    Raises NotTheSame("gone" | "changed" | "no_pidfd").
+    Raises NotTheSame("gone" | "changed"), and OSError where it cannot be held: no descriptors are left, or there are
+    no pidfds (an old kernel, a seccomp filter), without which no signal is safe.
     """
 
     def __init__(self, identity: Identity, proc: str = "/proc") -> None:
@@ -25,22 +26,20 @@ class Process:
             self.pidfd = os.pidfd_open(identity.pid)
         except ProcessLookupError:
             raise NotTheSame("gone") from None
-        except OSError:  # an old kernel or a seccomp filter: without a pidfd no signal is safe
-            raise NotTheSame("no_pidfd") from None
+        self.dir_fd = -1
         try:
             self.dir_fd = os.open(f"{proc}/{identity.pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            os.close(self.pidfd)
-            raise NotTheSame("gone") from None
-        try:
             self.stat = KeptFile("stat", dir_fd=self.dir_fd, size=1024)
             self.status = KeptFile("status", dir_fd=self.dir_fd, size=4096)
-            if boot_id(proc) != identity.boot_id:
+            if boot_id(proc) not in ("", identity.boot_id):
                 raise NotTheSame("changed")
             self.check()
-        except (OSError, NotTheSame) as error:
+        except (FileNotFoundError, ProcessLookupError):
             self.close()
-            raise NotTheSame(str(error) if isinstance(error, NotTheSame) else "gone") from None
+            raise NotTheSame("gone") from None
+        except (OSError, NotTheSame):
+            self.close()
+            raise
 
     def check(self) -> None:
         """Raise NotTheSame unless this is still the process that was meant, running the same program."""
@@ -81,5 +80,6 @@ class Process:
         for kept in (getattr(self, "stat", None), getattr(self, "status", None)):
             if kept:
                 kept.close()
-        os.close(self.dir_fd)
-        os.close(self.pidfd)
+        for fd in (self.dir_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)

@@ -1,4 +1,4 @@
-"""The flight record: what the guard saw and did, kept until the desk has acknowledged it."""
+"""The flight record: what the guard saw and did, kept until the desk has done with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from sidecar.tuples import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-KEPT_EVENTS = 256
+KEPT_EVENTS = 512
+MOST_TELLINGS = 10
+"""So many desks in a row may die of an event, if that is what they die of, before it is given up."""
+MOST_REASON = 300
 
 
 class FlightRecord:
@@ -26,18 +29,22 @@ class FlightRecord:
         self._events: deque[tuple[int, bytes]] = deque()
         self._last = 0
         self._sent = 0
+        self._first = self._tellings = 0
 
     def tell(self, kind: str, target: str, order: str = "", **detail: Any) -> int:
-        """Write an event down and give its number. When the record is full the oldest is given up and counted."""
+        """Write an event down and give its number. A full record gives up its oldest; unsent ones are counted."""
+        if kind == "misunderstood" and len(self._events) > KEPT_EVENTS // 2:  # the rest is for what was done
+            self.lost += 1
+            return self._last
         self._last += 1
         if len(self._events) == KEPT_EVENTS:
-            self._events.popleft()
-            self.lost += 1
+            number, _ = self._events.popleft()
+            self.lost += number > self._sent
         try:
             data = encode("event", event=Event(self._last, wall(), kind, target, order, detail), lost=self.lost)
         except ValueError as error:  # what cannot be told must not end the guard
-            told = Event(self._last, wall(), "misunderstood", target, "", {"reason": f"{kind}: {error}"})
-            data = encode("event", event=told, lost=self.lost)
+            reason = {"reason": f"{kind} of {target}: {error}"[:MOST_REASON]}
+            data = encode("event", event=Event(self._last, wall(), "misunderstood", "", "", reason), lost=self.lost)
         self._events.append((self._last, data))
         return self._last
 
@@ -52,11 +59,16 @@ class FlightRecord:
                 self._sent = number
         return True
 
-    def acknowledged(self, number: int) -> None:
-        """The desk has taken in every event up to `number`."""
+    def done(self, number: int) -> None:
+        """Nothing up to this number need be told again to a desk that starts anew."""
         while self._events and self._events[0][0] <= number:
             self._events.popleft()
 
     def start_over(self) -> None:
-        """A new desk: everything not acknowledged is to be sent again."""
+        """A new desk: everything that the one before had not done with is to be sent again."""
+        first = self._events[0][0] if self._events else 0
+        self._first, self._tellings = first, self._tellings + 1 if first == self._first else 1
+        if first and self._tellings > MOST_TELLINGS:
+            self._events.popleft()
+            self.lost += 1
         self._sent = self._events[0][0] - 1 if self._events else self._last

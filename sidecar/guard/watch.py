@@ -19,7 +19,7 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
 
 
 def reader(process: Process, basis: Basis) -> tuple[Callable[[], float], list[KeptFile]]:
-    """A function that reads used bytes, and the files it keeps. Raises OSError if they cannot be opened.
+    """A function that reads used bytes, and the files it keeps. Raises OSError or ValueError if they cannot be opened.
 
     The function raises OSError (ESRCH when the process has ended), ValueError or KeyError for what it cannot read.
     """
@@ -54,7 +54,10 @@ class Standing:
 
 
 class Watch:
-    """One target under watch. Lives from watch to unwatch, or until its process has ended."""
+    """One target under watch. Lives from watch to unwatch, or until its process has ended.
+
+    Takes the process over, and lets go of it where used bytes cannot be read on this basis: OSError or ValueError.
+    """
 
     def __init__(self, target: str, process: Process, basis: Basis) -> None:
         self.target = target
@@ -63,9 +66,26 @@ class Watch:
         self.standing: list[Standing] = []
         self.next_look = 0.0
         self.used_bytes = 0.0
-        self._read, self._files = reader(process, basis)
+        self.trouble = ""
         self._growth = 0.0
         self._looked_at = 0.0
+        try:
+            self._read, self._files = reader(process, basis)
+        except (OSError, ValueError):
+            process.close()
+            raise
+
+    def rest_on(self, basis: Basis) -> None:
+        """Read used bytes another way from now on. The lines of the orders so far are not meant for it: they go.
+
+        Raises OSError or ValueError if its files cannot be opened; then everything stays as it was.
+        """
+        before = self._files
+        self._read, self._files = reader(self.process, basis)
+        self.basis, self.standing = basis, []
+        self.next_look = self._looked_at = self._growth = 0.0
+        for kept in before:
+            kept.close()
 
     def look(self, now: float) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.

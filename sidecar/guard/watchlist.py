@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILL_SWITCH_SECONDS = 10.0
+MOST_TARGETS = 300
+"""As many as a welcome has room to name, each with a name of 100 letters."""
 
 
 class Watchlist:
@@ -26,56 +29,77 @@ class Watchlist:
         self._deliveries = deliveries
         self._epoll = epoll
         self._watches: dict[str, Watch] = {}
+        self._rests: dict[str, tuple[int, float]] = {}
 
     def identities(self) -> list[list[Any]]:
         """[target, identity] of everything under watch, for a desk that starts anew."""
         return [[name, list(watch.process.identity)] for name, watch in self._watches.items()]
 
     def watch(self, target: str, identity: list[Any], basis: list[Any]) -> None:
-        """Hold this life of this process; the same identity on the same basis is kept as it is."""
-        wanted, on = wire.identity(identity), wire.Basis(*basis)
+        """Hold this life of this process; the same identity on the same basis is kept as it is.
+
+        Raises ValueError or TypeError for what cannot be meant.
+        """
+        wanted, on = wire.identity(identity), wire.basis(basis)
         known = self._watches.get(target)
-        if known and known.process.identity == wanted and known.basis == on:
-            return
-        standing = known.standing if known and known.process.identity == wanted else []
-        self.unwatch(target)
+        if wanted.pid == os.getpid():
+            raise ValueError(f"target {target} is the guard itself")
+        if known is None and len(self._watches) == MOST_TARGETS:
+            raise ValueError(f"target {target} is one more than {MOST_TARGETS}")
         try:
-            process = Process(wanted)
+            if known is None or known.process.identity != wanted:
+                self.unwatch(target)
+                self._hold(Watch(target, Process(wanted), on))
+            elif known.basis != on:
+                known.rest_on(on)
         except NotTheSame as error:
-            self._tell("gone" if str(error) == "gone" else "changed", target, reason=str(error))
-            return
-        try:
-            watch = Watch(target, process, on)
+            self._tell(str(error), target, reason=str(error))
         except OSError as error:
-            process.close()
-            self._tell("unreadable", target, reason=f"{error.filename}: {error.strerror}")
-            return
-        watch.standing = standing
-        self._watches[target] = watch
-        self._epoll.register(process.pidfd, select.EPOLLIN)
+            self.unwatch(target)
+            self._tell("unreadable", target, reason=str(error))
+
+    def _hold(self, watch: Watch) -> None:
+        self._watches[watch.target] = watch
+        self._epoll.register(watch.process.pidfd, select.EPOLLIN)
 
     def unwatch(self, target: str) -> None:
-        """Let go of a target; unknown ones are no matter."""
+        """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
         watch = self._watches.pop(target, None)
         if watch:
             self._epoll.unregister(watch.process.pidfd)
             self._deliveries.forget(target)
+            if watch.process.ended():
+                self._tell("gone", target)
             watch.close()
 
     def stand(self, target: str, orders: list[list[Any]], seen: int) -> None:
         """Put these standing orders in the place of the target's old ones.
 
-        Orders given before the desk knew of the last delivery (its event is later than `seen`) are passed over: they
-        would lift the pause that follows a delivery. The desk sends them again when it has taken that event in.
+        Orders given before the desk knew of the last delivery (its event is later than `seen`) are passed over while
+        that rests. The desk sends them again when it has taken that event in.
         """
         made, now = [wire.order(raw) for raw in orders], monotonic()
         watch = self._watches.get(target)
-        if watch and not (made and self._outdated(target, seen)):
+        if watch and not (made and self._rests_for(target, seen)):
             watch.standing = [Standing(order, now) for order in made]
             watch.next_look = 0.0
 
-    def _outdated(self, target: str, seen: int) -> bool:
-        return self._deliveries.last_begun.get(target, 0) > seen
+    def _rests_for(self, target: str, seen: int) -> bool:
+        """Whether the pause after the last delivery holds against a desk that has seen the events up to `seen`.
+
+        One that has seen this delivery may shorten the pause, because it has judged it. One that has started since
+        has not, and waits for as long as the order said.
+        """
+        number, until = self._rests.get(target, (0, 0.0))
+        return number > seen and monotonic() < until
+
+    def _begin(self, order: wire.Order, watch: Watch) -> bool:
+        """Carry an order out. False if nothing was started."""
+        crossed_at = monotonic()
+        number = self._deliveries.begin(order, watch, crossed_at)
+        if number:
+            self._rests[watch.target] = number, crossed_at + order.again_after_seconds
+        return number > 0
 
     def deliver(self, order: list[Any], seen: int) -> None:
         """Carry an order out now, if its line is still crossed and nothing was begun that the desk has not seen."""
@@ -92,7 +116,9 @@ class Watchlist:
             return
         if not crossed:
             self._tell("recovered", made.target, made.id, used_bytes=watch.used_bytes, line_bytes=made.line_bytes)
-        elif self._outdated(made.target, seen) or not self._deliveries.begin(made, watch, monotonic()):
+        elif self._rests_for(made.target, seen):
+            self._tell("busy", made.target, made.id, reason="resting")
+        elif not self._begin(made, watch):
             self._tell("busy", made.target, made.id)
 
     def withdraw(self) -> None:
@@ -110,26 +136,28 @@ class Watchlist:
             except (OSError, ValueError, KeyError) as error:
                 self._unreadable(watch, error)
                 continue
+            watch.trouble = ""
             if standing and not self._deliveries.in_flight(watch.target):
-                crossed_at = monotonic()
-                if self._deliveries.begin(standing.order, watch, crossed_at):
-                    standing.note_delivery(crossed_at)
+                if self._begin(standing.order, watch):
+                    standing.note_delivery(now)
                 else:
-                    standing.not_before = crossed_at + KILL_SWITCH_SECONDS
+                    standing.not_before = now + KILL_SWITCH_SECONDS
 
     def wait_seconds(self, now: float) -> float:
         """How long until the next look is due."""
         return max(0.0, min((watch.next_look - now for watch in self._watches.values()), default=LONGEST_SECONDS))
 
     def ended(self, pidfd: int) -> None:
-        """A held process has ended."""
-        for watch in [w for w in self._watches.values() if w.process.pidfd == pidfd]:
+        """A held process has ended; unless the number was another's a moment ago, whom the news was about."""
+        for watch in [w for w in self._watches.values() if w.process.pidfd == pidfd and w.process.ended()]:
             self.unwatch(watch.target)
-            self._tell("gone", watch.target)
 
     def _unreadable(self, watch: Watch, error: Exception) -> None:
+        """Told once, not at every look: it would push everything else out of the record while no desk is there."""
         if watch.process.ended():
-            self.ended(watch.process.pidfd)
+            self.unwatch(watch.target)
             return
         watch.next_look = monotonic() + LONGEST_SECONDS
-        self._tell("unreadable", watch.target, reason=str(error))
+        if watch.trouble != str(error):
+            watch.trouble = str(error)
+            self._tell("unreadable", watch.target, reason=watch.trouble)

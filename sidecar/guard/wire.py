@@ -1,8 +1,8 @@
 """What guard and desk say to each other: JSON messages over a SOCK_SEQPACKET pair, never waited for.
 
-The desk says hello (once, when its configuration is good), beat, watch, unwatch, orders, deliver and ack.
-The guard says welcome (in answer to hello), applied (orders are in force) and event. Whoever cannot read a
-message counts it and goes on; a version that differs ends the desk, because both always come from one package.
+The desk says hello (once, when its configuration is good), beat, watch, unwatch, orders and deliver.
+The guard says welcome (in answer to hello), applied (orders are in force) and event. The guard tells of a message
+that it cannot read and goes on; one that the desk cannot read ends the desk, because both come from one package.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 65536
 LONGEST_INTEGER = 40
 MOST_SIGNALS = 64
+LONGEST_TIMEOUT_SECONDS = 600.0
 MOST_PIDS = 1 << 22
 """The kernel's PID_MAX_LIMIT."""
 
@@ -126,10 +127,20 @@ def identity(raw: list[Any]) -> Identity:
     return Identity(str(boot), int(pid), int(start), (int(device), int(inode)) if exe else None)
 
 
+def basis(raw: list[Any]) -> Basis:
+    """A basis as it came over the wire. Raises TypeError or ValueError if it is none."""
+    kind, usage, stat = raw
+    if kind not in ("anon", "rss", "cgroup"):
+        raise ValueError("a basis of an unknown kind")
+    return Basis(kind, str(usage), str(stat))
+
+
 def order(raw: list[Any]) -> Order:
     """An order as it came over the wire. Raises TypeError or ValueError if it is none."""
     order_id, target, cleanup, channels, labels, line, inclusive, *numbers, dry_run = raw
     times, not_before, again_after, valid = numbers
+    if min(int(times), float(not_before), float(again_after), float(valid)) < 0:
+        raise ValueError("an order for a time before now, or for less than no times")
     return Order(
         str(order_id), str(target), str(cleanup), tuple(_channel(*each) for each in channels),
         {str(name): str(value) for name, value in dict(labels).items()}, None if line is None else float(line),
@@ -139,6 +150,8 @@ def order(raw: list[Any]) -> Order:
 def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any) -> Channel:
     if kind not in ("signal", "http") or not 0 <= int(number) <= MOST_SIGNALS:
         raise ValueError("a channel of an unknown kind, or a signal that does not exist")
+    if not 0 < float(timeout) <= LONGEST_TIMEOUT_SECONDS:
+        raise ValueError("a timeout that is none")
     return Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
 
 
