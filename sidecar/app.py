@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -73,26 +73,47 @@ class _Desk:
         self._specs = specs
         self._dispatch = dispatch
         self._starts = starts
+        self._unserved = False
         self._over = asyncio.Event()
 
     async def run(self) -> int:
         settings = self._settings
         async with AsyncExitStack() as stack:
             view = View()
-            app = build(view, hosts=settings.web.hosts)
-            urls = await stack.enter_async_context(serving(app, [str(settings.web.listen)]))
+            url = await self._serve(view, stack)
             notifier = await stack.enter_async_context(
-                Notifier(settings.alertmanagers, external_url=urls[0], external_labels=settings.external_labels))
-            pipeline = self._pipeline(view, notifier, urls[0])
+                Notifier(settings.alertmanagers, external_url=url, external_labels=settings.external_labels))
+            pipeline = self._pipeline(view, notifier, url)
             log.info("watching", extra={
-                "targets": ", ".join(str(target.name) for target in settings.targets), "url": urls[0],
+                "targets": ", ".join(str(target.name) for target in settings.targets), "url": url,
                 "rules": sum(len(spec.rules) for spec in self._specs),
                 "alertmanagers": len(settings.alertmanagers), "desk_start": self._starts})
-            await self._tick_until_the_end(pipeline)
+            await self._tick_until_the_end(pipeline, partial(self._serve, view, stack))
             left = await notifier.drain(wall() + DRAIN_SECONDS)
             if left:
                 log.warning("alerts not delivered at the end", extra={"count": left})
         return 0
+
+    async def _serve(self, view: View, stack: AsyncExitStack) -> str:
+        """Serve the pages until the end; their URL.
+
+        Raises SidecarError if the address cannot be had at the first start. Later, what was guarded is guarded on:
+        without pages, and trying again at every tick.
+        """
+        listen = str(self._settings.web.listen)
+        try:
+            urls = await stack.enter_async_context(serving(build(view, hosts=self._settings.web.hosts), [listen]))
+        except SidecarError as error:
+            if self._starts == 1:
+                raise
+            if not self._unserved:
+                log.error("no pages are served, the rest goes on", extra={"error": str(error), "help": error.help})
+            self._unserved = True
+            return f"http://{listen}"
+        if self._unserved:
+            log.info("pages are served again", extra={"url": urls[0]})
+        self._unserved = False
+        return urls[0]
 
     def _pipeline(self, view: View, notifier: Notifier, url: str) -> Pipeline:
         """Make the stages and report to the guard."""
@@ -123,14 +144,17 @@ class _Desk:
                         view, breathe=partial(asyncio.sleep, 0))
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
-    async def _tick_until_the_end(self, pipeline: Pipeline) -> None:
+    async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:
         """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._dispatch.sock, self._hear)
+        self._hear()
         interval, due = self._settings.evaluation_interval_seconds, monotonic()
         while not self._over.is_set():
             late = monotonic() - due
             await pipeline.tick(wall(), late)
+            if self._unserved:
+                await serve()
             due += interval * (1 + int(late / interval))
             try:
                 async with asyncio.timeout(max(0.0, due - monotonic())):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import select
 import sys
 from typing import Any, TextIO
 
@@ -51,12 +52,32 @@ def _quoted(value: object) -> str:
     return json.dumps(text) if not text or any(c.isspace() or c in '"=' or not c.isprintable() for c in text) else text
 
 
+class Unhurried(logging.StreamHandler[TextIO]):
+    """Writes where there is room now and drops the line otherwise: a stuck pipe or terminal must not stop the desk.
+
+    The next line that is written says how many were dropped.
+    """
+
+    dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, unless that would wait."""
+        poll = select.poll()
+        poll.register(self.stream, select.POLLOUT)
+        if not poll.poll(0):
+            self.dropped += 1
+            return
+        if self.dropped:
+            record.dropped_before, self.dropped = self.dropped, 0
+        super().emit(record)
+
+
 def set_up(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
     """Log to `stream` (standard error). `style` is `logfmt`, `json`, or `auto`: JSON unless `stream` is a terminal."""
     out = stream or sys.stderr
     if style == "auto":
         style = "logfmt" if out.isatty() else "json"
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(out) if stream else Unhurried(out)
     handler.setFormatter(Logfmt() if style == "logfmt" else Json())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
