@@ -233,8 +233,9 @@ def test_command_is_started_watched_and_its_exit_code_passed_on(tmp_path: Path) 
 
 def test_sigterm_is_passed_on_to_the_command(tmp_path: Path) -> None:
     """The command may end in its own way, and its code is ours."""
-    script = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(3)); print('up', flush=True); " \
-             "time.sleep(60)"
+    script = (  # short sleeps: a signal that comes just before a long one would not end it
+        "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(3))\nprint('up', flush=True)\n"
+        "while True: time.sleep(0.05)")
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "sidecar", "run", "--web.listen-address", f"127.0.0.1:{free_port()}",
          "--storage.path", str(tmp_path), "--", sys.executable, "-c", script],
