@@ -81,7 +81,10 @@ class Sidecar:
         """The pid of the desk or the courier; 0 while there is none."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in children:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except FileNotFoundError:
+                continue  # it has ended since
             if what.encode() in words or f"sidecar.guard.{what}".encode() in words:
                 return int(pid)
         return 0

@@ -180,7 +180,7 @@ class Deliveries:
         for flight in list(self._flights.values()):
             by_signal = flight.channel is not None and flight.channel.kind == "signal"
             if by_signal and not _still_pending(flight):
-                self._end(flight, "answered", duration_seconds=now - flight.asked_at)
+                self._end(flight, "answered", duration_seconds=monotonic() - flight.asked_at)
             elif now >= flight.deadline:
                 self._failed(flight, "timeout", "the signal is still pending" if by_signal else "no answer")
             elif not by_signal:

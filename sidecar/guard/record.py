@@ -61,7 +61,8 @@ class FlightRecord:
 
     def done(self, number: int) -> None:
         """Nothing up to this number need be told again to a desk that starts anew."""
-        while self._events and self._events[0][0] <= number:
+        until = int(number)  # from the wire, it may be anything
+        while self._events and self._events[0][0] <= until:
             self._events.popleft()
 
     def start_over(self) -> None:
