@@ -33,7 +33,8 @@ class KeptFile:
 
     Closed with its last reference, like every file of Python's. `size` is what is expected; a longer file is read
     whole nevertheless, up to `LONGEST_FILE_BYTES`: cut short, a field behind the cut would look as if it were absent.
-    Raises OSError as the kernel reports it (ENOENT, EACCES; ESRCH once the process has ended).
+    Opened without waiting: what a container shows as its own /sys may hold a pipe that nobody ever writes to.
+    Raises OSError as the kernel reports it (ENOENT, EACCES; ESRCH once the process has ended; ESPIPE for a pipe).
     """
 
     __slots__ = ("_fd", "_size", "path")
@@ -42,7 +43,7 @@ class KeptFile:
         self.path = path
         self._size = size
         self._fd = -1
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=dir_fd)
 
     def __del__(self) -> None:
         self.close()

@@ -61,8 +61,7 @@ def parse_limit(text: bytes) -> int | None:
 def _read(path: PurePosixPath) -> bytes | None:
     """The file's content; None if there is no such file. What may not be read raises: that is not "no limit"."""
     try:
-        with open(path, "rb") as file:
-            return file.read(8192)
+        return KeptFile(str(path)).read()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
