@@ -1,6 +1,7 @@
 """The desk's composition root: makes every stage, wires them, runs the ticks, ends in order."""
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -84,6 +85,8 @@ class _Desk:
             notifier = await stack.enter_async_context(
                 Notifier(settings.alertmanagers, external_url=url, external_labels=settings.external_labels))
             pipeline = self._pipeline(view, notifier, url)
+            gc.collect()
+            gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             log.info("watching", extra={
                 "targets": ", ".join(str(target.name) for target in settings.targets), "url": url,
                 "rules": sum(len(spec.rules) for spec in self._specs),

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from sidecar.procfs import Identity
@@ -65,6 +66,15 @@ class Labels(Mapping[str, str]):
     def merged(self, other: Mapping[str, str]) -> "Labels":
         """These labels with `other` laid over them; an empty value in `other` deletes a label."""
         return Labels({**self._map, **other})
+
+
+@lru_cache(maxsize=1 << 14)
+def series(base: Labels, metric: str, *more: str) -> Labels:
+    """The labels of one series: `base`, the metric's name, and `more`: name, value, name, value …
+
+    Remembered: every tick needs the same ones, and making and hashing them anew costs more than what they stand for.
+    """
+    return base.merged({METRIC_NAME: metric, **dict(zip(more[::2], more[1::2], strict=True))})
 
 
 class Sample(NamedTuple):

@@ -17,7 +17,7 @@ from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
 from sidecar.errors import QueryError, SidecarError
 from sidecar.guard.wire import Basis, Channel, Event
-from sidecar.model import METRIC_NAME, Alert, Cleanup, Labels, Sample, Target
+from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.probes.sampler import Readings, Sampler
@@ -79,6 +79,7 @@ class Pipeline:
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
+        self._used_now: dict[str, float] = {}
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
             for rule in group.alerting_rules:
@@ -146,8 +147,8 @@ class Pipeline:
         base = self._bases.get(event.target)
         if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None:
             stages, at, labels = self._stages, max(event.at, self._last + JUST_AFTER_SECONDS), event.detail["labels"]
-            threshold = base.merged({METRIC_NAME: thresholds.THRESHOLD.name, "level": labels.get("level", "")})
-            stages.store.append([Sample(base.merged({METRIC_NAME: USED.name}), event.detail["used_bytes"], at),
+            threshold = series(base, thresholds.THRESHOLD.name, "level", labels.get("level", ""))
+            stages.store.append([Sample(series(base, USED.name), event.detail["used_bytes"], at),
                                  Sample(threshold, event.detail["line_bytes"], at)])
             for group, rule, _ in self._gated:
                 if rule.name == labels.get("alertname"):
@@ -157,6 +158,7 @@ class Pipeline:
     def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
         """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
         stages, samples = self._stages, list(readings.samples)
+        self._used_now = {}
         for target in targets:
             used = readings.used.get(target.name)
             if used is None:
@@ -165,7 +167,8 @@ class Pipeline:
             lines = self._lines_of(target, readings.limits[target.name])
             samples += thresholds.samples(target.base, lines, readings.limits[target.name], now)
             if lines.basis in used:
-                samples.append(Sample(target.base.merged({METRIC_NAME: USED.name}), used[lines.basis], now))
+                self._used_now[target.name] = used[lines.basis]
+                samples.append(Sample(series(target.base, USED.name), used[lines.basis], now))
             attached = stages.sampler.attached(target.name)
             by_cgroup = attached.cgroup.basis if attached and attached.cgroup else None
             basis = by_cgroup if lines.basis == "cgroup" else Basis(lines.basis)
@@ -243,12 +246,11 @@ class Pipeline:
 
     def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert]) -> None:
         """What people and Prometheus see until the next tick."""
-        used = {sample.labels["target"]: sample.value for sample in samples if sample.labels.metric == USED.name}
         statuses = []
         for subject in self._subjects_now:
             lines = self._lines.get(subject.name)
             statuses.append(TargetStatus(
-                subject.name, subject.up, used.get(subject.name),
+                subject.name, subject.up, self._used_now.get(subject.name),
                 lines[1].main.size_bytes if lines else None, lines[1].critical.size_bytes if lines else None))
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,

@@ -1,11 +1,13 @@
 """From the samples of a tick to the families of /metrics, and the desk's figures about itself."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from sidecar import __version__, thresholds
 from sidecar.actions import acting, ledger
 from sidecar.discovery import roster
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+from sidecar.model import Labels, Metric, Sample, series
 from sidecar.notify import alertmanager
 from sidecar.probes import sampler
 from sidecar.rules.group import Group
@@ -22,12 +24,15 @@ LOST = Metric("rag_sidecar_events_lost_total", "counter", "Events of the guard t
 SERIES = Metric("rag_sidecar_store_series", "gauge", "Series in the store.")
 BYTES = Metric("rag_sidecar_store_bytes", "gauge", "Memory that the store's samples take.")
 DROPPED = Metric("rag_sidecar_store_dropped_samples_total", "counter", "Samples out of order or twice, not stored.")
-SHRUNK = Metric("rag_sidecar_store_shrunk_total", "counter", "Times a series was cut to keep the store in its budget.")
+SHRUNK = Metric("rag_sidecar_store_shrunk_total", "counter", "Samples given up early to keep the store in its budget.")
+REFUSED = Metric("rag_sidecar_store_refused_samples_total", "counter",
+                 "Samples of new series that the store had no room for: what they would say is not watched.")
 EVALUATIONS = Metric("rag_sidecar_rule_evaluations_total", "counter", "Evaluations of rules.")
 FAILURES = Metric("rag_sidecar_rule_evaluation_failures_total", "counter", "Evaluations of rules that failed.")
 MISSED = Metric("rag_sidecar_rule_group_iterations_missed_total", "counter", "Evaluations of groups skipped as late.")
 
-OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, EVALUATIONS, FAILURES, MISSED)
+OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, REFUSED, EVALUATIONS, FAILURES,
+       MISSED)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *ledger.METRICS, *acting.METRICS,
     *alertmanager.METRICS)}
@@ -52,25 +57,29 @@ class Vitals:
 
     def samples(self, store: Store, groups: Sequence[Group], lost_events: int, at: float) -> list[Sample]:
         """The figures as they are now."""
-        figures: list[tuple[Metric, float, dict[str, str]]] = [
-            (BUILD, 1.0, {"version": __version__}), (TICK, self._duration, {}), (LATE, max(0.0, self._late), {}),
-            (TICKS, self.ticks, {}), (STARTS, self._starts, {}), (LOST, lost_events, {}),
-            (SERIES, store.series_count, {}), (BYTES, store.size_bytes, {}),
-            (DROPPED, store.dropped, {}), (SHRUNK, store.shrunk, {})]
+        figures: list[tuple[Metric, float, tuple[str, ...]]] = [
+            (BUILD, 1.0, ("version", __version__)), (TICK, self._duration, ()), (LATE, max(0.0, self._late), ()),
+            (TICKS, self.ticks, ()), (STARTS, self._starts, ()), (LOST, lost_events, ()),
+            (SERIES, store.series_count, ()), (BYTES, store.size_bytes, ()),
+            (DROPPED, store.dropped, ()), (SHRUNK, store.shrunk, ()), (REFUSED, store.refused, ())]
         for group in groups:
-            figures += [(EVALUATIONS, group.evaluations, {"group": group.spec.name}),
-                        (FAILURES, group.failures, {"group": group.spec.name}),
-                        (MISSED, group.missed, {"group": group.spec.name})]
-        return [Sample(self._base.merged({METRIC_NAME: metric.name, **labels}), value, at)
-                for metric, value, labels in figures]
+            figures += [(EVALUATIONS, group.evaluations, ("group", group.spec.name)),
+                        (FAILURES, group.failures, ("group", group.spec.name)),
+                        (MISSED, group.missed, ("group", group.spec.name))]
+        return [Sample(series(self._base, metric.name, *labels), value, at) for metric, value, labels in figures]
+
+
+@cache
+def _family(name: str) -> str:
+    """The metric to which the samples of this name belong: those of a histogram have other names."""
+    if name in METRICS:
+        return name
+    return next((name.removesuffix(end) for end in SUFFIXES if name.removesuffix(end) in METRICS), name)
 
 
 def families(samples: Iterable[Sample]) -> list[Family]:
     """The samples, family by family, in the order in which the metrics are declared."""
-    found: dict[str, list[Sample]] = {}
+    found: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        name = sample.labels.metric
-        if name not in METRICS:
-            name = next((name.removesuffix(end) for end in SUFFIXES if name.removesuffix(end) in METRICS), name)
-        found.setdefault(name, []).append(sample)
+        found[_family(sample.labels.metric)].append(sample)
     return [Family(metric, found[name]) for name, metric in METRICS.items() if name in found]

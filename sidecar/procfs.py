@@ -119,14 +119,18 @@ def anon_bytes(status: bytes) -> int:
     return status_field(status, b"RssAnon") + status_field(status, b"RssShmem", 0) + status_field(status, b"VmSwap", 0)
 
 
-def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
-    """Usage of a cgroup less the file pages that the kernel can drop: usage − active_file − inactive_file.
+def file_bytes(figures: dict[bytes, int]) -> tuple[int, int]:
+    """(active, inactive) file pages of a cgroup, from its memory.stat of v2 or v1 as `parse_keyed` gives it.
 
-    `stat` is memory.stat of v2, or of v1, where the `total_` figures include the children as usage does.
+    In v1 the `total_` figures include the children, as usage does.
     """
-    figures = parse_keyed(stat)
     prefix = b"total_" if b"total_active_file" in figures else b""
-    return max(0, int(usage) - figures.get(prefix + b"active_file", 0) - figures.get(prefix + b"inactive_file", 0))
+    return figures.get(prefix + b"active_file", 0), figures.get(prefix + b"inactive_file", 0)
+
+
+def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
+    """Usage of a cgroup less the file pages that the kernel can drop: usage − active_file − inactive_file."""
+    return max(0, int(usage) - sum(file_bytes(parse_keyed(stat))))
 
 
 def boot_id(proc: str = "/proc") -> str:

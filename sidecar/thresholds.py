@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from sidecar.errors import SidecarError
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+from sidecar.model import Labels, Metric, Sample, series
 
 Level = Literal["preventive", "main", "critical"]
 Basis = Literal["cgroup", "anon", "rss"]
@@ -132,10 +132,10 @@ def contradiction(wanted: Wanted) -> str:
 
 def samples(base: Labels, thresholds: Thresholds, limit_bytes: int | None, at: float) -> list[Sample]:
     """The lines, and the limit where there is one, as series. `base` holds target, job and instance."""
-    found = [Sample(base.merged({METRIC_NAME: THRESHOLD.name, "level": level}), float(line.size_bytes), at)
+    found = [Sample(series(base, THRESHOLD.name, "level", level), float(line.size_bytes), at)
              for level, line in thresholds.lines.items()]
     if limit_bytes is not None:
-        found.append(Sample(base.merged({METRIC_NAME: LIMIT.name}), float(limit_bytes), at))
+        found.append(Sample(series(base, LIMIT.name), float(limit_bytes), at))
     return found
 
 

@@ -1,6 +1,7 @@
 """From gates to orders, and from answers to verdicts: the part of a tick that acts."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ from sidecar.actions.ledger import Attempt, Ledger
 from sidecar.actions.policy import Decision, Gate, Policy, Reason, Subject, usable
 from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
 from sidecar.guard.wire import Event, Order
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+from sidecar.model import Labels, Metric, Sample, series
 
 log = logging.getLogger("sidecar.actions")
 
@@ -102,8 +103,11 @@ class Acting:
 
     def act(self, policy: Policy, subjects: Sequence[Subject], gates: Sequence[Gate], now: float) -> None:
         """Decide about every target, have the guard act, and keep its standing orders what they should be."""
+        of_target: defaultdict[str, list[Gate]] = defaultdict(list)
+        for gate in gates:
+            of_target[gate.target].append(gate)
         for subject in subjects:
-            if not any(gate.open for gate in gates if gate.target == subject.name):
+            if not any(gate.open for gate in of_target[subject.name]):
                 self._ledger.rearm(subject.name)
         waiting = {name for name, (_, at) in self._sent.items() if now < at + LATE_SECONDS}
         self.decisions = [
@@ -115,8 +119,8 @@ class Acting:
                 self._sent[decision.target] = decision.order, now
             self._say(decision)
         for subject in subjects:
-            mine = [gate for gate in gates if gate.target == subject.name]
-            self._dispatch.stand(subject.name, policy.stand(subject, mine, self._ledger, now), now)
+            armed = policy.stand(subject, of_target[subject.name], self._ledger, now)
+            self._dispatch.stand(subject.name, armed, now)
 
     def _say(self, decision: Decision) -> None:
         """One line when the reason changes, none while it stays."""
@@ -134,11 +138,11 @@ class Acting:
             base, subject = bases[decision.target], kinds[decision.target]
             held = decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)
             if held:
-                found.append(Sample(base.merged({METRIC_NAME: HELD.name, "reason": decision.reason.value}), 1.0, at))
+                found.append(Sample(series(base, HELD.name, "reason", decision.reason.value), 1.0, at))
             parked = decision.reason is Reason.NO_CHANNEL and any(
                 channels and not usable(subject, cleanup, self._ledger)
                 for cleanup, channels in subject.channels.items())
-            found.append(Sample(base.merged({METRIC_NAME: PARKED.name}), float(parked), at))
+            found.append(Sample(series(base, PARKED.name), float(parked), at))
         return found
 
 

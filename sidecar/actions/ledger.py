@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sidecar.actions.verify import Verdict
 from sidecar.guard.wire import Event, Order
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample
+from sidecar.model import Labels, Metric, Sample, series
 
 Outcome = Literal["effective", "partial", "ineffective", "unknown", "undelivered", "refused", "skipped", "dry_run"]
 
@@ -25,6 +25,7 @@ DELIVERY = Metric("rag_cleanup_delivery_seconds", "histogram", "From the crossin
 METRICS = (CLEANUPS, REFUSED, REBOUNDS, FREED, LAST_FREED, DURATION, LAST_TIME, DELIVERY)
 
 DELIVERY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+DELIVERY_BOUNDS = (*map(str, DELIVERY_BUCKETS), "+Inf")
 KEPT_ATTEMPTS = 500
 NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier")
 """Reasons of a refusal that say nothing about the channel: the next attempt may well use it."""
@@ -93,22 +94,22 @@ class Tally:
     def samples(self, base: Labels, at: float) -> Iterator[Sample]:
         """Everything counted, as samples with the target's labels; what never happened is a zero or is left out."""
 
-        def make(name: str, value: float, **labels: str) -> Sample:
-            return Sample(base.merged({METRIC_NAME: name, **labels}), value, at)
+        def make(name: str, value: float, *labels: str) -> Sample:
+            return Sample(series(base, name, *labels), value, at)
 
         for (cleanup, channel, trigger, outcome), count in self.outcomes.items():
-            yield make(CLEANUPS.name, count, cleanup=cleanup, channel=channel, trigger=trigger, outcome=outcome)
+            yield make(CLEANUPS.name, count, "cleanup", cleanup, "channel", channel, "trigger", trigger,
+                       "outcome", outcome)
         for (cleanup, channel, reason), count in self.refused.items():
-            yield make(REFUSED.name, count, cleanup=cleanup, channel=channel, reason=reason)
+            yield make(REFUSED.name, count, "cleanup", cleanup, "channel", channel, "reason", reason)
         yield make(REBOUNDS.name, self.rebounds)
         yield make(FREED.name, self.freed_bytes)
         for metric, last in ((LAST_FREED, self.last_freed_bytes), (DURATION, self.last_duration_seconds),
                              (LAST_TIME, self.last_delivered_at)):
             if last is not None:
                 yield make(metric.name, last)
-        bounds = (*map(str, DELIVERY_BUCKETS), "+Inf")
-        for bound, count in zip(bounds, accumulate(self.delivery_counts), strict=True):
-            yield make(f"{DELIVERY.name}_bucket", count, le=bound)
+        for bound, count in zip(DELIVERY_BOUNDS, accumulate(self.delivery_counts), strict=True):
+            yield make(f"{DELIVERY.name}_bucket", count, "le", bound)
         yield make(f"{DELIVERY.name}_sum", self.delivery_sum)
         yield make(f"{DELIVERY.name}_count", sum(self.delivery_counts))
 

@@ -1,5 +1,6 @@
 """What to do, and why. Pure: the same facts at one time give the same decisions. Doing nothing has a reason too."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -102,10 +103,13 @@ class Policy:
     def decide(self, subjects: Sequence[Subject], gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Decision]:
         """One decision for each target; at most one of them acts when only one action at a time is allowed."""
         decisions: list[Decision] = []
+        of_target: defaultdict[str, list[Gate]] = defaultdict(list)
+        for gate in gates:
+            if gate.open:
+                of_target[gate.target].append(gate)
         running = sum(attempt.answered_at is None for attempt in ledger.open())
         for subject in subjects:
-            mine = [gate for gate in gates if gate.target == subject.name and gate.open]
-            decision = self._decide(subject, mine, ledger, now, running)
+            decision = self._decide(subject, of_target[subject.name], ledger, now, running)
             running += decision.reason is Reason.ACT
             decisions.append(decision)
         return decisions

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sidecar.discovery.local import by_cmdline, pid_in
 from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, Match
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample, Target
+from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.procfs import Identity, KeptFile, exe_of, identify, start_time_ticks
 
 RESTARTS = Metric("rag_target_restarts_total", "counter", "Times the target's process was replaced by another one.")
@@ -96,6 +96,6 @@ class Roster:
 
     def samples(self, at: float) -> list[Sample]:
         """`rag_target_restarts_total` of every target."""
-        return [Sample(each.base.merged({METRIC_NAME: RESTARTS.name}), self._restarts[each.name], at)
+        return [Sample(series(each.base, RESTARTS.name), self._restarts[each.name], at)
                 for each in self._wanted]
 

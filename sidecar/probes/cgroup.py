@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from sidecar.guard.wire import Basis
 from sidecar.model import Metric, Sample, Target
 from sidecar.probes.series import SeriesOf
-from sidecar.procfs import KeptFile, parse_keyed, unreclaimable_bytes
+from sidecar.procfs import KeptFile, file_bytes, parse_keyed
 
 USAGE, LIMIT = "rag_cgroup_memory_usage_bytes", "rag_cgroup_memory_limit_bytes"
 UNRECLAIMABLE, WORKING_SET = "rag_cgroup_memory_unreclaimable_bytes", "rag_cgroup_memory_working_set_bytes"
@@ -127,14 +127,13 @@ class CgroupProbe:
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError once the cgroup is gone."""
-        usage, stat = self._usage.read(), self._stat.read()
-        figures = parse_keyed(stat)
-        inactive = figures.get(b"total_inactive_file", figures.get(b"inactive_file", 0))
-        unreclaimable = unreclaimable_bytes(usage, stat)
+        usage = int(self._usage.read())
+        active, inactive = file_bytes(parse_keyed(self._stat.read()))
+        unreclaimable = max(0, usage - active - inactive)
         self.used = {"cgroup": unreclaimable}
         make = self._series.sample
-        samples = [make(USAGE, int(usage), at), make(UNRECLAIMABLE, unreclaimable, at),
-                   make(WORKING_SET, max(0, int(usage) - inactive), at)]
+        samples = [make(USAGE, usage, at), make(UNRECLAIMABLE, unreclaimable, at),
+                   make(WORKING_SET, max(0, usage - inactive), at)]
         if self.limit_bytes is not None:
             samples.append(make(LIMIT, self.limit_bytes, at, "kind", "max"))
         for event, count in parse_keyed(self._events.read()).items():

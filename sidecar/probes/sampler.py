@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample, Target
+from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.probes import cgroup, process
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.process import ProcessProbe
@@ -79,7 +79,7 @@ class Sampler:
             up = attached is not None and self._read(attached, at, found, spent)
             if not up:
                 self._detach(target.name)
-            found.samples.append(Sample(target.base.merged({METRIC_NAME: UP.name}), float(up), at))
+            found.samples.append(Sample(series(target.base, UP.name), float(up), at))
         make = self._own_series.sample
         for collector, seconds in spent.items():
             found.samples.append(make(DURATION.name, seconds, at, "collector", collector))
