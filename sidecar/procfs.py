@@ -119,6 +119,15 @@ def anon_bytes(status: bytes) -> int:
     return status_field(status, b"RssAnon") + status_field(status, b"RssShmem", 0) + status_field(status, b"VmSwap", 0)
 
 
+def proportional_bytes(rollup: bytes) -> tuple[int, int]:
+    """(anon, all) of /proc/PID/smaps_rollup, exact and each page by the share of this process in it.
+
+    The first counts what `anon_bytes` counts. KeyError where the kernel does not tell the kinds apart.
+    """
+    anon = sum(status_field(rollup, name) for name in (b"Pss_Anon", b"Pss_Shmem"))
+    return anon + status_field(rollup, b"SwapPss", 0), status_field(rollup, b"Pss")
+
+
 def file_bytes(figures: dict[bytes, int]) -> tuple[int, int]:
     """(active, inactive) file pages of a cgroup, from its memory.stat of v2 or v1 as `parse_keyed` gives it.
 

@@ -28,6 +28,7 @@ from sidecar.procfs import identify
 USR1 = Channel("signal", signal=int(signal.SIGUSR1))
 BY_SIGNAL = [{"signal": "SIGUSR1"}]
 LINES = {"main": "200MiB", "critical": "260MiB"}
+ANON = ["anon", "", "", True]
 GUARD = """
 import sys
 from sidecar.guard import desk, guard
@@ -138,7 +139,7 @@ class Played:
 
     def watch(self, pid: int, target: str = "t") -> None:
         """Have a process held, judged by its anonymous memory."""
-        self.say("watch", target=target, identity=list(identify(pid)), basis=["anon", "", ""])
+        self.say("watch", target=target, identity=list(identify(pid)), basis=ANON)
 
     def stand(self, **changes: Any) -> None:
         """Put the standing order in force: an aggressive cleanup by SIGUSR1 above 60 MiB."""
@@ -317,8 +318,9 @@ def test_guard_without_descriptors_or_processes_lives_and_goes_on_when_there_are
         {"channels": (USR1._replace(signal=65),)}, {"channels": (Channel("http", timeout_seconds=1e308),)})),
     b'{"v":1,"type":"orders","target":"t","orders":[["o","t","x",[],{},NaN,false,1,0,0,0,false]],"seen":0,"serial":1}',
     *(wire.encode("watch", target="x", identity=identity, basis=basis) for identity, basis in (
-        ([], ["anon", "", ""]), (["b", -1, 1, None], ["anon", "", ""]), (["b", 2**40, 1, None], ["anon", "", ""]),
-        (list(identify(os.getpid())), ["all", "", ""]), (list(identify(os.getpid())), ["cgroup", "\0", "\0"]))),
+        ([], ANON), (["b", -1, 1, None], ANON), (["b", 2**40, 1, None], ANON), (list(identify(os.getpid())), ["anon"]),
+        (list(identify(os.getpid())), ["all", "", "", False]),
+        (list(identify(os.getpid())), ["cgroup", "\0", "\0", False]))),
 ], ids=lambda data: repr(data[:60]))
 def test_message_without_sense_is_told_of_and_changes_nothing(
     shared: Played, data: bytes
@@ -346,7 +348,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 def test_target_with_a_name_beyond_measure_is_told_of(shared: Played) -> None:
     """What cannot be told because of its name is told without it."""
-    name, nowhere = "é" * 20_000, ["cgroup", "/nowhere/usage", "/nowhere/stat"]
+    name, nowhere = "é" * 20_000, ["cgroup", "/nowhere/usage", "/nowhere/stat", False]
     shared.say_raw(json.dumps({"v": 1, "type": "watch", "target": name, "identity": list(identify(os.getpid())),
                                "basis": nowhere}, ensure_ascii=False).encode())
 

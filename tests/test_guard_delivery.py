@@ -25,7 +25,7 @@ from sidecar.procfs import Identity, identify
 
 MIB = 1 << 20
 USR1 = Channel("signal", signal=int(signal.SIGUSR1))
-ANON = ["anon", "", ""]
+ANON = ["anon", "", "", True]
 
 
 class Hands:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 
 from sidecar.clock import monotonic
-from sidecar.guard.process import NotTheSame
+from sidecar.guard.process import NotTheSame, Remote
 from sidecar.guard.watch import Watch
 from sidecar.guard.wire import Channel, Order, decode, encode, receive, send
 from sidecar.tuples import TYPE_CHECKING
@@ -93,6 +93,8 @@ class Deliveries:
     def _ask_by_signal(self, flight: Flight, channel: Channel) -> tuple[str, str] | None:
         """Send the signal if the target catches it. A refusal is its reason, one word and one sentence."""
         process = flight.watch.process
+        if isinstance(process, Remote):
+            return "no_process", "the target is known by its URL alone"
         try:
             disposition = process.disposition(channel.signal)
             if disposition != "caught":
@@ -202,6 +204,7 @@ class Deliveries:
 
 def _still_pending(flight: Flight) -> bool:
     assert flight.channel
+    assert not isinstance(flight.watch.process, Remote)
     try:
         return flight.watch.process.pending(flight.channel.signal)
     except (OSError, KeyError, ValueError):

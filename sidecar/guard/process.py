@@ -83,3 +83,20 @@ class Process:
         for fd in (self.dir_fd, self.pidfd):
             if fd >= 0:
                 os.close(fd)
+
+
+class Remote:
+    """A target known by an URL alone: there is no process here to hold, to look at or to signal."""
+
+    identity = None
+    pidfd = -1
+
+    def check(self) -> None:
+        """Nobody can take its place."""
+
+    def ended(self) -> bool:
+        """Whether it still answers is the desk's to find out."""
+        return False
+
+    def close(self) -> None:
+        """There is nothing to let go of."""

@@ -1,12 +1,16 @@
 """The watch on used bytes: how they are read, and how long one may look away."""
 
-from collections.abc import Callable
+import os
 
-from sidecar.guard.process import Process
+from sidecar.clock import monotonic
+from sidecar.guard.process import Process, Remote
+from sidecar.guard.tree import Census, Tree
 from sidecar.guard.wire import Basis, Order
-from sidecar.procfs import KeptFile, anon_bytes, resident_bytes, unreclaimable_bytes
+from sidecar.procfs import KeptFile, unreclaimable_bytes
 
 SHORTEST_SECONDS = 0.001
+MOST_SHARE_OF_TIME = 0.1
+"""How much of the time may go into looking at one target, however near a line it is: a tree takes many readings."""
 LONGEST_SECONDS = 1.0
 BURST_BYTES_PER_SECOND = 1 << 30
 """What a process may do next whatever it did lately: one core touches fresh pages at 1 to 3 GB/s."""
@@ -18,18 +22,58 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
-def reader(process: Process, basis: Basis) -> tuple[Callable[[], float], list[KeptFile]]:
-    """A function that reads used bytes, and the files it keeps. Raises OSError or ValueError if they cannot be opened.
+class OfTree:
+    """Used bytes of a process, or of it and its descendants. Raises OSError or ValueError if it is gone."""
 
-    The function raises OSError (ESRCH when the process has ended), ValueError or KeyError for what it cannot read.
-    """
+    def __init__(self, process: Process, basis: Basis, census: Census) -> None:
+        identity, self._kind = process.identity, basis.kind
+        self.tree = Tree(identity.pid, (basis.kind,), census if basis.tree else None, (os.getpid(),))
+        if self.tree.members[identity.pid].start_time_ticks != identity.start_time_ticks:
+            raise ProcessLookupError("the process has ended")
+
+    def read(self, now: float) -> float:
+        """Used bytes now. Raises OSError (ESRCH when the process has ended), ValueError or KeyError."""
+        self.tree.update(now)
+        return self.tree.used_bytes(self._kind)
+
+    def close(self) -> None:
+        """Its files are closed with it."""
+
+
+class OfCgroup:
+    """Used bytes of a cgroup: usage less the file pages. Raises OSError if its files cannot be opened."""
+
+    def __init__(self, basis: Basis) -> None:
+        self._usage, self._stat = KeptFile(basis.usage, size=64), KeptFile(basis.stat)
+
+    def read(self, _: float) -> float:
+        """Used bytes now. Raises OSError or ValueError."""
+        return unreclaimable_bytes(self._usage.read(), self._stat.read())
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._usage.close()
+        self._stat.close()
+
+
+class Told:
+    """Used bytes that the desk alone knows, from an endpoint: the guard sees none, and its orders have no line."""
+
+    def read(self, _: float) -> float:
+        """None that the guard could see."""
+        return 0.0
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+def reader(process: Process | Remote, basis: Basis, census: Census) -> OfTree | OfCgroup | Told:
+    """How used bytes are read. Raises OSError or ValueError if that cannot be."""
     if basis.kind == "cgroup":
-        usage, stat = KeptFile(basis.usage, size=64), KeptFile(basis.stat)
-        return lambda: unreclaimable_bytes(usage.read(), stat.read()), [usage, stat]
-    if basis.kind == "rss":
-        statm = KeptFile("statm", dir_fd=process.dir_fd, size=128)
-        return lambda: resident_bytes(statm.read()), [statm]
-    return lambda: anon_bytes(process.status.read()), []
+        return OfCgroup(basis)
+    if basis.kind == "told" or isinstance(process, Remote):
+        return Told()
+    return OfTree(process, basis, census)
 
 
 class Standing:
@@ -59,7 +103,7 @@ class Watch:
     Takes the process over, and lets go of it where used bytes cannot be read on this basis: OSError or ValueError.
     """
 
-    def __init__(self, target: str, process: Process, basis: Basis) -> None:
+    def __init__(self, target: str, process: Process | Remote, basis: Basis, census: Census) -> None:
         self.target = target
         self.process = process
         self.basis = basis
@@ -67,10 +111,11 @@ class Watch:
         self.next_look = 0.0
         self.used_bytes = 0.0
         self.trouble = ""
+        self._census = census
         self._growth = 0.0
         self._looked_at = 0.0
         try:
-            self._read, self._files = reader(process, basis)
+            self._reader = reader(process, basis, census)
         except (OSError, ValueError):
             process.close()
             raise
@@ -80,25 +125,30 @@ class Watch:
 
         Raises OSError or ValueError if its files cannot be opened; then everything stays as it was.
         """
-        before = self._files
-        self._read, self._files = reader(self.process, basis)
+        before, self._reader = self._reader, reader(self.process, basis, self._census)
         self.basis, self.standing = basis, []
         self.next_look = self._looked_at = self._growth = 0.0
-        for kept in before:
-            kept.close()
+        before.close()
+
+    def share(self, shares: list[list[int]]) -> None:
+        """What the desk has measured of its processes: see `Tree.share`."""
+        if isinstance(self._reader, OfTree):
+            self._reader.tree.share(shares)
 
     def look(self, now: float) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.
 
         Raises OSError, ValueError or KeyError if used bytes cannot be read.
         """
-        used = self._read()
+        begun = monotonic()
+        used = self._reader.read(now)
+        least = (monotonic() - begun) / MOST_SHARE_OF_TIME
         if self._looked_at and now > self._looked_at:
             pace = (used - self.used_bytes) / (now - self._looked_at)
             self._growth = max(pace, 0.8 * self._growth, 0.0)
         self.used_bytes, self._looked_at = used, now
         live = [s for s in self.standing if s.times > 0 and now < s.until]
-        self.next_look = now + min((self._away(s, now) for s in live), default=LONGEST_SECONDS)
+        self.next_look = now + max(least, min((self._away(s, now) for s in live), default=LONGEST_SECONDS))
         return next((s for s in live if s.ready(now) and s.order.crossed(used)), None)
 
     def _away(self, standing: Standing, now: float) -> float:
@@ -110,11 +160,10 @@ class Watch:
 
     def read_used(self) -> float:
         """Used bytes now, for the check right before delivery. Raises like `look`."""
-        self.used_bytes = self._read()
+        self.used_bytes = self._reader.read(monotonic())
         return self.used_bytes
 
     def close(self) -> None:
         """Let go of the target."""
-        for kept in self._files:
-            kept.close()
+        self._reader.close()
         self.process.close()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from sidecar.clock import monotonic
 from sidecar.guard import wire
 from sidecar.guard.deliver import Deliveries
-from sidecar.guard.process import NotTheSame, Process
+from sidecar.guard.process import NotTheSame, Process, Remote
+from sidecar.guard.tree import Census
 from sidecar.guard.watch import LONGEST_SECONDS, Standing, Watch
 from sidecar.tuples import TYPE_CHECKING
 
@@ -28,28 +29,30 @@ class Watchlist:
         self._tell = tell
         self._deliveries = deliveries
         self._epoll = epoll
+        self._census = Census()
         self._watches: dict[str, Watch] = {}
         self._rests: dict[str, tuple[int, float]] = {}
 
     def identities(self) -> list[list[Any]]:
         """[target, identity] of everything under watch, for a desk that starts anew."""
-        return [[name, list(watch.process.identity)] for name, watch in self._watches.items()]
+        return [[name, list(watch.process.identity)] for name, watch in self._watches.items() if watch.process.identity]
 
-    def watch(self, target: str, identity: list[Any], basis: list[Any]) -> None:
+    def watch(self, target: str, identity: list[Any] | None, basis: list[Any]) -> None:
         """Hold this life of this process; the same identity on the same basis is kept as it is.
 
-        Raises ValueError or TypeError for what cannot be meant.
+        Without an identity the target has no process. Raises ValueError or TypeError for what cannot be meant.
         """
-        wanted, on = wire.identity(identity), wire.basis(basis)
+        wanted, on = wire.identity(identity) if identity is not None else None, wire.basis(basis)
         known = self._watches.get(target)
-        if wanted.pid == os.getpid():
+        if wanted and wanted.pid == os.getpid():
             raise ValueError(f"target {target} is the guard itself")
         if known is None and len(self._watches) == MOST_TARGETS:
             raise ValueError(f"target {target} is one more than {MOST_TARGETS}")
         try:
             if known is None or known.process.identity != wanted:
                 self.unwatch(target)
-                self._hold(Watch(target, Process(wanted), on))
+                process = Process(wanted) if wanted else Remote()
+                self._hold(Watch(target, process, on, self._census))
             elif known.basis != on:
                 known.rest_on(on)
         except NotTheSame as error:
@@ -60,13 +63,21 @@ class Watchlist:
 
     def _hold(self, watch: Watch) -> None:
         self._watches[watch.target] = watch
-        self._epoll.register(watch.process.pidfd, select.EPOLLIN)
+        if watch.process.pidfd >= 0:
+            self._epoll.register(watch.process.pidfd, select.EPOLLIN)
+
+    def shares(self, target: str, shares: list[list[Any]]) -> None:
+        """What the processes of a target have in common, as measured. Raises ValueError or TypeError."""
+        watch = self._watches.get(target)
+        if watch:
+            watch.share([[int(number) for number in each] for each in shares])
 
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
         watch = self._watches.pop(target, None)
         if watch:
-            self._epoll.unregister(watch.process.pidfd)
+            if watch.process.pidfd >= 0:
+                self._epoll.unregister(watch.process.pidfd)
             self._deliveries.forget(target)
             if watch.process.ended():
                 self._tell("gone", target)

@@ -1,6 +1,6 @@
 """What guard and desk say to each other: JSON messages over a SOCK_SEQPACKET pair, never waited for.
 
-The desk says hello (once, when its configuration is good), beat, watch, unwatch, orders and deliver.
+The desk says hello (once, when its configuration is good), beat, watch, shares, unwatch, orders and deliver.
 The guard says welcome (in answer to hello), applied (orders are in force) and event. The guard tells of a message
 that it cannot read and goes on; one that the desk cannot read ends the desk, because both come from one package.
 """
@@ -26,11 +26,15 @@ MOST_PIDS = 1 << 22
 
 
 class Basis(NamedTuple):
-    """How used bytes are read: `anon` and `rss` of the process, or `cgroup`: usage less file pages, from two files."""
+    """How used bytes are read: `anon`, `rss` and `pss` of a process, with `tree` those of its descendants too.
 
-    kind: Literal["anon", "rss", "cgroup"]
+    Or `cgroup`: usage less file pages, from two files. Or `told`: only the desk knows them.
+    """
+
+    kind: Literal["anon", "rss", "pss", "cgroup", "told"]
     usage: str = ""
     stat: str = ""
+    tree: bool = False
 
 
 class Channel(NamedTuple):
@@ -129,10 +133,10 @@ def identity(raw: list[Any]) -> Identity:
 
 def basis(raw: list[Any]) -> Basis:
     """A basis as it came over the wire. Raises TypeError or ValueError if it is none."""
-    kind, usage, stat = raw
-    if kind not in ("anon", "rss", "cgroup"):
+    kind, usage, stat, tree = raw
+    if kind not in ("anon", "rss", "pss", "cgroup", "told"):
         raise ValueError("a basis of an unknown kind")
-    return Basis(kind, str(usage), str(stat))
+    return Basis(kind, str(usage), str(stat), bool(tree))
 
 
 def order(raw: list[Any]) -> Order:

@@ -1,0 +1,206 @@
+"""The processes of a target: the one that was named and all its descendants, and the bytes they use together.
+
+Guard and desk count with this same code, so that a line means the same to both. What a forked process shares with its
+parent counts in both of them, as the kernel counts it: `shared` is taken off again. It is an estimate (what the child
+had when it was first seen) until the desk has measured it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from sidecar.clock import monotonic
+from sidecar.procfs import KeptFile, anon_bytes, parse_stat, resident_bytes
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+    from typing import Any
+
+MOST_PROCESSES = 256
+"""How many of a tree's processes are counted together."""
+MOST_KNOWN = 1 << 14
+MOST_NEW_AT_ONCE = 512
+EVERYTHING_AGAIN = 60
+"""After so many looks everything has been read again."""
+SHORTEST_SECONDS = 1.0
+MOST_SHARE_OF_TIME = 0.01
+"""How much of the time may go into looking who is there."""
+
+FILES = {"anon": ("status", 4096, anon_bytes), "rss": ("statm", 128, resident_bytes),
+         "pss": ("statm", 128, resident_bytes)}
+"""Kind of bytes → (file of /proc/PID, expected size, what it says). `pss` is `rss` less what is shared."""
+STACK = 25
+"""Where `parse_stat` has the address of the stack: drawn anew by exec, kept by fork; 0 where it may not be seen."""
+
+
+class Census:
+    """Who is whose child, of every process that can be seen. Shared by all trees; lives as long as they do.
+
+    A parent is read once, because it changes only by its end, and what has ended is in the way no longer. Some are read
+    again at every look: a number may have been given to another process.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self.children: dict[int, list[int]] = {}
+        self._proc = proc
+        self._parents: dict[int, int] = {}
+        self._due = 0.0
+        self._round = 0
+
+    def update(self, now: float) -> bool:
+        """Look again if it is time to. True if that was so."""
+        if now < self._due:
+            return False
+        begun = monotonic()
+        self._look()
+        self._due = now + max(SHORTEST_SECONDS, (monotonic() - begun) / MOST_SHARE_OF_TIME)
+        return True
+
+    def _look(self) -> None:
+        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()][:MOST_KNOWN]
+        self._round = (self._round + 1) % EVERYTHING_AGAIN
+        known, self._parents, new = self._parents, {}, 0
+        for pid in pids:
+            parent = known.get(pid)
+            if pid % EVERYTHING_AGAIN == self._round or (parent is None and new < MOST_NEW_AT_ONCE):
+                new += parent is None
+                parent = _parent(f"{self._proc}/{pid}/stat")
+            if parent is not None:
+                self._parents[pid] = parent
+        self.children = {}
+        for pid, parent in self._parents.items():
+            self.children.setdefault(parent, []).append(pid)
+
+
+def _parent(stat: str) -> int | None:
+    try:
+        return int(parse_stat(KeptFile(stat, size=1024).read())[1])
+    except (OSError, ValueError, IndexError):
+        return None  # it has ended, or it is hidden
+
+
+class Member:
+    """One life of one process of a tree. Raises OSError or ValueError if it has ended or is hidden."""
+
+    __slots__ = ("_files", "_stat", "settled", "shared", "stack", "start_time_ticks")
+
+    def __init__(self, pid: int, kinds: Sequence[str], proc: str) -> None:
+        dir_fd = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._stat = KeptFile("stat", dir_fd=dir_fd, size=1024)
+            self._files = {kind: KeptFile(FILES[kind][0], dir_fd=dir_fd, size=FILES[kind][1]) for kind in kinds}
+        finally:
+            os.close(dir_fd)
+        fields = parse_stat(self._stat.read())
+        self.start_time_ticks = int(fields[19])
+        self.stack = int(fields[STACK])
+        self.shared = dict.fromkeys(kinds, 0)
+        self.settled = True
+
+    def newcomer(self, parent: Member | None) -> None:
+        """It has come while we were watching: what it has now may be its parent's, until it has run a program."""
+        if not self.stack or (parent and parent.stack == self.stack):
+            self.shared = {kind: self.bytes(kind) for kind in self.shared}
+            self.settled = False
+
+    def again(self) -> None:
+        """It is still there: has it run a program since? Raises OSError or ValueError if it has ended."""
+        stack = int(parse_stat(self._stat.read())[STACK])
+        if stack != self.stack:
+            self.shared = dict.fromkeys(self.shared, 0)
+            self.stack = stack
+        if not self.settled:  # plain resident sets are added up as they are; but not those of a fork about to exec
+            self.shared = {kind: size if stack and kind != "rss" else 0 for kind, size in self.shared.items()}
+            self.settled = True
+
+    def bytes(self, kind: str) -> int:
+        """What it uses. Raises OSError (ESRCH: ended), KeyError or ValueError."""
+        return FILES[kind][2](self._files[kind].read())
+
+
+class Tree:
+    """A process and its descendants. Lives as long as the target; `members` are by pid, the first one first.
+
+    `count` is how many there are, also those beyond `MOST_PROCESSES`, which are not members. With no census it is
+    the one process alone; `skip` are processes that are not the target's, though their parent is: ourselves.
+    """
+
+    def __init__(self, pid: int, kinds: Sequence[str], census: Census | None = None,
+                 skip: Collection[int] = (), proc: str = "/proc") -> None:
+        self.pid = pid
+        self.members = {pid: Member(pid, kinds, proc)}
+        self.count = 1
+        self._kinds = kinds
+        self._census = census
+        self._skip = skip
+        self._proc = proc
+        self._began = False
+        self._seen: dict[int, list[int]] | None = None
+
+    def update(self, now: float) -> None:
+        """See who has come and gone, as often as the census allows."""
+        if self._census:
+            self._census.update(now)
+            if self._seen is not self._census.children:
+                self._seen = self._census.children
+                self._compare(self._descendants(self._seen))
+        self._began = True
+
+    def _descendants(self, children: dict[int, list[int]]) -> dict[int, int]:
+        """Descendant → its parent, parents before their children."""
+        found: dict[int, int] = {}
+        known = {self.pid, *self._skip}
+        waiting, self.count = [self.pid], 1
+        for pid in waiting:
+            for child in children.get(pid, ()):
+                if child in known:
+                    continue
+                known.add(child)
+                waiting.append(child)
+                self.count += 1
+                if len(found) < MOST_PROCESSES - 1:
+                    found[child] = pid
+        return found
+
+    def _compare(self, found: dict[int, int]) -> None:
+        for pid in self.members.keys() - found.keys() - {self.pid}:
+            del self.members[pid]
+        for pid in self.members.keys() & found.keys() | {self.pid}:
+            try:
+                self.members[pid].again()
+            except (OSError, ValueError, IndexError):
+                if pid != self.pid:
+                    del self.members[pid]
+        for pid, parent in found.items():
+            if pid not in self.members:
+                try:
+                    member = Member(pid, self._kinds, self._proc)
+                    if self._began:
+                        member.newcomer(self.members.get(parent))
+                except (OSError, ValueError, KeyError, IndexError):
+                    continue
+                self.members[pid] = member
+
+    def used_bytes(self, kind: str) -> int:
+        """What all of them use together. Raises OSError, KeyError or ValueError if the first cannot be read."""
+        total = 0
+        for pid, member in list(self.members.items()):
+            try:
+                size = member.bytes(kind)
+            except (OSError, KeyError, ValueError):  # a zombie has no RssAnon
+                if pid == self.pid:
+                    raise
+                del self.members[pid]
+                continue
+            total += max(0, size - member.shared[kind])
+        return total
+
+    def share(self, shares: Iterable[Sequence[Any]]) -> None:
+        """What was measured: (pid, start in clock ticks, bytes of anon, bytes of rss) that count elsewhere already."""
+        for pid, start, anon, rss in shares:
+            member = self.members.get(pid)
+            if member and member.start_time_ticks == start:
+                measured = {"anon": int(anon), "rss": 0, "pss": int(rss)}
+                member.shared = {kind: measured[kind] for kind in member.shared}
+                member.settled = True
