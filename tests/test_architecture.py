@@ -45,9 +45,9 @@ FENCES = {  # third-party package -> the only modules that import it
     "psutil": ["sidecar.discovery.local"],
     "docker": ["sidecar.discovery.docker"],
     "promql_parser": ["sidecar.promql.parse"],
-    "prometheus_client": ["sidecar.web.metrics"],
+    "prometheus_client": ["sidecar.web.metrics", "sidecar.probes.endpoint_page"],
     "yaml": ["sidecar.config", "sidecar.config_*", "sidecar.rules.load", "sidecar.rules.testing"],
-    "aiohttp": ["sidecar.app", "sidecar.notify.alertmanager", "sidecar.web.*"],
+    "aiohttp": ["sidecar.app", "sidecar.notify.alertmanager", "sidecar.probes.endpoint", "sidecar.web.*"],
 }
 
 CLOCK = {

@@ -1,0 +1,85 @@
+"""How a debug endpoint is asked, and what one answer of it told: values, and the bounds that they keep."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+MOST_CHARACTERS = 200
+"""The longest path, name or value of a label that is kept."""
+MOST_USED_BYTES = float(1 << 60)
+
+_LABEL = r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\["\\])*)"\s*'
+_SELECTOR = re.compile(rf"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*\{{((?:{_LABEL}(?:,{_LABEL})*,?)?)\s*\}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A debug endpoint. `used` is the path of the number that counts, `status` that of a text; empty: none.
+
+    On a page of Prometheus's text format `used` is the name of a metric, or a selector as `Selector` reads it. A text
+    that is none of `states` is the state "other". The URL and the headers may hold secrets.
+    """
+
+    url: str = field(repr=False)
+    used: str = ""
+    unit_bytes: int = 1
+    status: str = ""
+    states: tuple[str, ...] = ("normal", "elevated", "high")
+    every_seconds: float = 5.0
+    timeout_seconds: float = 2.0
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+class Selector(NamedTuple):
+    """Which sample of a page is meant: its name, and the labels that it must have."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> "Selector":
+        """`name` or `name{label="value", …}`. Raises ValueError for a bracket that belongs to no selector."""
+        if "{" not in text:
+            return cls(text)
+        match = _SELECTOR.fullmatch(text)
+        if not match:
+            raise ValueError(f'{text!r} is neither a path nor a selector such as memory_bytes{{kind="heap"}}')
+        return cls(match[1], tuple((name, re.sub(r"\\(.)", r"\1", value))
+                                   for name, value in re.findall(_LABEL, match[2])))
+
+
+class Figures(NamedTuple):
+    """What one answer told. `values`: the further labels of a series (name, value, name, value …) → its value.
+
+    `dropped` counts by reason what was left out; `used_bytes` and `state` are None where they were not told.
+    """
+
+    metric: str
+    values: dict[tuple[str, ...], float]
+    used_bytes: float | None
+    state: str | None
+    dropped: Counter[str]
+
+
+def used_bytes(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str]) -> float | None:
+    """Bytes of what was found where the number that counts should stand: exactly one number of a possible size."""
+    if not endpoint.used:
+        return None
+    if len(found) == 1 and isinstance(found[0], float):
+        size = found[0] * endpoint.unit_bytes
+        if 0 <= size < MOST_USED_BYTES:
+            return size
+    dropped["used"] += 1
+    return None
+
+
+def state(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str]) -> str | None:
+    """The state that was told: one of the endpoint's, or "other"."""
+    if not endpoint.status:
+        return None
+    if len(found) == 1 and isinstance(found[0], str):
+        return found[0] if found[0] in endpoint.states else "other"
+    dropped["status"] += 1
+    return None
