@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from conftest import read_line, wait_until
 
+from sidecar.discovery.listening import STAND_INS, by_port
 from sidecar.discovery.local import by_cmdline, ourselves, pid_in
-from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, Match
+from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.discovery.roster import METRICS, Roster, Wanted
 from sidecar.model import Labels, Sample
 from sidecar.procfs import Identity, identify
@@ -25,6 +26,15 @@ TREES = Path(__file__).parent / "proc"
 BASE = Labels({"target": "rag", "job": "sidecar"})
 WAIT = "import sys; print(1, flush=True); sys.stdin.read()"
 FORK = f"import os; pid = os.fork(); {WAIT}"
+LISTEN = """
+import os, socket, sys
+def listen(family=socket.AF_INET, host="127.0.0.1", shared=False):
+    made = socket.socket(family)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    made.bind((host, int(sys.argv[1])))
+    made.listen()
+    return made
+"""
 
 
 class Programs:
@@ -186,14 +196,37 @@ def test_pidfile(tmp_path: Path, content: bytes, pid: int | None) -> None:
     """The first word is the number; whatever else a file may hold is no process, and is not read to its end."""
     (tmp_path / "rag.pid").write_bytes(content)
 
-    assert pid_in(tmp_path / "rag.pid") == pid
+    (tmp_path / "link").symlink_to("rag.pid")
+
+    for file in ("rag.pid", "link"):
+        noted = pid_in(tmp_path / file)
+        assert (noted.pid if noted else None) == pid
 
 
 def test_pidfile_that_is_none(tmp_path: Path) -> None:
-    """Missing, or a folder: there is no process now."""
-    assert pid_in(tmp_path / "missing") is None
-    assert pid_in(tmp_path) is None
-    assert found(roster(ByPidfile(tmp_path / "missing"))) is None
+    """Missing, a folder, a pipe that nobody writes to, a device, a link to itself: there is no process, and no wait."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for _ in range(20):
+        for name in ("missing", "", "pipe", "loop", "zero"):
+            assert pid_in(tmp_path / name) is None
+    assert found(roster(ByPidfile(tmp_path / "pipe"))) is None
+
+
+def test_number_of_a_stale_pidfile_is_not_taken(programs: Programs, tmp_path: Path, caplog: Any) -> None:
+    """A process that started long after its number was written down is another one. It is said once."""
+    pidfile, process = tmp_path / "rag.pid", programs.python()
+    pidfile.write_text(f"{process.pid}\n")
+    os.utime(pidfile, (0, pidfile.stat().st_mtime - 60))
+    made = roster(ByPidfile(pidfile))
+
+    assert [found(made), found(made)] == [None, None]
+    [record] = caplog.records
+    assert re.fullmatch(rf"process {process.pid} started \d\d s after pidfile .*: its number must have been another "
+                        "process's, so it is not taken", record.reason)
+    pidfile.write_text(f"{process.pid}\n")
+    assert found(made) == identify(process.pid)
 
 
 def test_pidfile_is_followed_from_process_to_process(programs: Programs, tmp_path: Path) -> None:
@@ -340,6 +373,182 @@ def test_held_process_stays_the_target(programs: Programs, word: str) -> None:
     assert found(made) == identify(process.pid)
 
 
+@pytest.mark.parametrize("noise", ["x" * 120_000, "\n\x1b[2J\r\t", "\udcff\udcfe"], ids=["huge", "control", "bytes"])
+def test_hostile_command_lines_are_only_text(programs: Programs, word: str, noise: str) -> None:
+    """Hundreds of kilobytes, control characters, bytes that are no text: neither found nor in the way."""
+    behind = programs.python(*[noise] * 5, word, code=WAIT)
+    assert by_line(word) == (None if len(noise) > 4096 else behind.pid)
+    programs.python(word)
+
+    assert by_line(f"{word}$") is not None
+
+
+def test_program_that_renames_itself_is_found_by_its_command_line(programs: Programs, word: str) -> None:
+    """The kernel's name of a process is what the process likes, also that of a sidecar."""
+    rename = f"import sys; open('/proc/self/comm', 'w').write('rag-sidecar'); {WAIT}"
+    process = programs.python(word, code=rename)
+
+    assert by_line(word) == process.pid
+
+
+def test_searches_pause_while_the_target_is_absent(programs: Programs, word: str) -> None:
+    """Each costs a look at every process: after 0.5 s, then doubled up to 5 s, and at once when a process has ended."""
+    made = roster(ByCmdline(re.compile(word)))
+
+    def at(now: float) -> bool:
+        return made.update(now)[0].identity is not None
+
+    assert not at(100.0)
+    process = programs.python(word)
+    assert [at(now) for now in (100.4, 100.5)] == [False, True]
+    assert at(100.6)
+    process.kill()
+    process.wait()
+    assert not at(100.7)
+    assert not any(at(100.7 + later) for later in range(20))
+    programs.python(word)
+    waited = next(tenths for tenths in range(100) if at(120.0 + tenths / 10))
+    assert waited <= 50
+
+
+def test_clock_that_was_set_back_does_not_stop_the_search(programs: Programs, word: str) -> None:
+    """A pause ends in seconds, also where the time of its end has become the far future."""
+    made = roster(ByCmdline(re.compile(word)))
+    made.update(1_000_000.0)
+    programs.python(word)
+
+    assert made.update(1000.0)[0].identity is not None
+
+
+# By port
+
+
+def test_process_is_found_by_the_port_it_listens_on(programs: Programs, free_port: int) -> None:
+    """Not before it listens, not by its connections to such a port, and held when it listens no more."""
+    made = roster(ByPort(free_port))
+    assert found(made) is None
+    code = LISTEN + "a = listen(); b = socket.create_connection(a.getsockname()); c = a.accept()[0]\n"
+    process = programs.python(
+        str(free_port), code=code + "print(1, flush=True); input(); a.close(); print(2, flush=True); input()")
+    programs.python(str(free_port), code="import socket, sys; "
+                    f"s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); {WAIT}")
+
+    assert by_port(free_port) == (process.pid, "")
+    assert found(made) == identify(process.pid)
+    assert process.stdin
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    read_line(process, "the close")
+    assert by_port(free_port) == (None, "")
+    assert found(made) == identify(process.pid)
+    process.kill()
+    process.wait()
+    assert found(made) is None
+
+
+@pytest.mark.parametrize(("family", "host"), [("AF_INET", "0.0.0.0"), ("AF_INET6", "::1"), ("AF_INET6", "::")])
+def test_any_address_will_do(programs: Programs, free_port: int, family: str, host: str) -> None:
+    """IPv4 and IPv6, one address or all."""
+    process = programs.python(str(free_port), code=LISTEN + f"a = listen(socket.{family}, {host!r}); {WAIT}")
+
+    assert by_port(free_port).pid == process.pid
+
+
+def test_master_of_a_prefork_server_is_found_by_port(programs: Programs, free_port: int) -> None:
+    """Master and workers hold one socket: the one that started the others is meant, also through a process between."""
+    code = LISTEN + f"a = listen(); a.set_inheritable(True); os.fork(); os.fork(); {WAIT}"
+    master = programs.python(str(free_port), code=code, lines=4)
+
+    assert by_port(free_port).pid == master.pid
+
+
+def test_oldest_of_those_that_share_a_port_is_found(programs: Programs, free_port: int) -> None:
+    """SO_REUSEPORT: each has a socket of its own, and none started the others."""
+    code = LISTEN + f"a = listen(shared=True); {WAIT}"
+    first, second = (programs.python(str(free_port), code=code) for _ in range(2))
+
+    assert by_port(free_port).pid == first.pid
+    first.kill()
+    first.wait()
+    assert by_port(free_port).pid == second.pid
+
+
+@pytest.mark.parametrize("name", sorted(STAND_INS))
+def test_stand_in_is_not_the_program(programs: Programs, free_port: int, name: str, caplog: Any) -> None:
+    """systemd holds the socket of a service that it starts on demand, docker-proxy that of a container."""
+    rename = f"open('/proc/self/comm', 'w').write({name!r}); "
+    code = LISTEN + f"a = listen(); a.set_inheritable(True); pid = os.fork()\nif pid: {rename}"
+    alone = programs.python(str(free_port), code=LISTEN + f"a = listen(shared=True); {rename}{WAIT}")
+    made = roster(ByPort(free_port))
+    assert [found(made), found(made)] == [None, None]
+    [record] = caplog.records
+    assert record.reason == f"{name} holds port {free_port} for another program, which is not seen"
+    alone.kill()
+    alone.wait()
+    outer = programs.python(str(free_port), code=f"{code}\n{WAIT}", lines=2)
+    [child] = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+
+    assert by_port(free_port).pid == int(child)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a network namespace")
+def test_listeners_in_other_network_namespaces_are_found(programs: Programs, free_port: int, caplog: Any) -> None:
+    """Where nobody listens beside us: the process in a container's network, if there is only one such."""
+    code = LISTEN + f"a = listen(host='0.0.0.0'); {WAIT}"
+    unshare = ("unshare", "--net", sys.executable, "-c", code, str(free_port))
+    first = programs.start(*unshare)
+    assert by_port(free_port) == (first.pid, "")
+    programs.start(*unshare)
+    made = roster(ByPort(free_port))
+    assert [found(made), found(made)] == [None, None]
+    [record] = caplog.records
+    assert record.reason == (f"port {free_port} is listened on in 2 containers or other networks: name the process by "
+                             "its command line or a pidfile")
+    here = programs.python(str(free_port), code=code)
+
+    assert found(made) == identify(here.pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_listener_of_another_user_is_told_of(programs: Programs, free_port: int) -> None:
+    """Its port is seen, its descriptors are not: that is said, and nothing is guessed."""
+    programs.python(str(free_port), code=LISTEN + f"a = listen(); {WAIT}")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os.write(writing, repr(tuple(by_port(free_port))).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+
+    assert said == repr((None, f"something listens on port {free_port}, but its process may not be seen: run as root "
+                               "or as the same user"))
+
+
+def test_strange_tables_of_sockets_name_nobody(tmp_path: Path) -> None:
+    """A sandbox may show what it likes, or nothing at all, as its /proc/net."""
+    (tmp_path / "self" / "net").mkdir(parents=True)
+    (tmp_path / "7" / "fd").mkdir(parents=True)
+    (tmp_path / "7" / "fd" / "3").symlink_to("socket:[5]")
+    for table in (b"", b"\x00\xff", b"head\n0: 0:1F40\n", b"head\n" + b"0: 0:1F40 0:0 0A " * 3 + b"\n",
+                  b"head\n0: 0:1F40 0:0 0A 0:0 00:0 0 0 0 5\n"):
+        (tmp_path / "self" / "net" / "tcp").write_bytes(table)
+        assert by_port(8000, str(tmp_path)) == (None, "")
+
+
+# By URL
+
+
+def test_target_known_by_its_url_has_no_process() -> None:
+    """It is there at every look, without an identity."""
+    assert found(roster(ByUrl("http://127.0.0.1:9/memory"))) is None
+
+
 # As a child of the guard
 
 
@@ -371,7 +580,9 @@ def test_order_of_the_targets_is_that_of_the_configuration(programs: Programs) -
 
 def test_matches_say_what_they_look_for() -> None:
     """For log lines and messages."""
-    matches = [ByPid(7), ByPidfile(Path("/run/rag.pid")), ByCmdline(re.compile("uvicorn rag")), AsChild()]
+    matches = [ByPid(7), ByPidfile(Path("/run/rag.pid")), ByCmdline(re.compile("uvicorn rag")), ByPort(8000),
+               ByUrl("http://rag:5000/memory?token=s3cret"), AsChild()]
 
-    assert list(map(str, matches)) == ["pid 7", "pidfile /run/rag.pid", "cmdline 'uvicorn rag'",
-                                       "the command after --"]
+    assert list(map(str, matches)) == ["pid 7", "pidfile /run/rag.pid", "cmdline 'uvicorn rag'", "port 8000",
+                                       "url http://rag:5000/memory", "the command after --"]
+    assert "s3cret" not in repr(matches)

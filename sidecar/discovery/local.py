@@ -1,6 +1,8 @@
 """Finding a process on this machine. The only user of psutil, and never on the hot path."""
 
+import os
 import re
+import stat
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,14 +14,28 @@ MOST_COMMAND_LINE = 4096
 MOST_PIDFILE_BYTES = 64
 
 
-def pid_in(path: Path) -> int | None:
-    """The number in a pidfile; None while the file is not there or holds none."""
+class Noted(NamedTuple):
+    """The number in a pidfile, and when the file was written, in Unix time."""
+
+    pid: int
+    written_at: float
+
+
+def pid_in(path: Path) -> Noted | None:
+    """What a pidfile says; None while it is not there, holds no number, or is no file: a pipe would never end."""
     try:
-        with path.open("rb") as file:
-            words = file.read(MOST_PIDFILE_BYTES).split()
+        with open(path, "rb", opener=_without_waiting) as file:
+            about = os.fstat(file.fileno())
+            words = file.read(MOST_PIDFILE_BYTES).split() if stat.S_ISREG(about.st_mode) else []
     except OSError:
         return None
-    return int(words[0]) if words and words[0].isdigit() and 0 < int(words[0]) < 1 << 31 else None
+    if words and words[0].isdigit() and 0 < int(words[0]) < 1 << 31:
+        return Noted(int(words[0]), about.st_mtime)
+    return None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class Found(NamedTuple):

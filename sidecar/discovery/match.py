@@ -1,7 +1,7 @@
-"""How a target is named: by pid, by pidfile, by its command line, or as the program that the guard starts."""
+"""How a target is named: by pid, pidfile, command line, port or URL, or as the program that the guard starts."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,6 +40,28 @@ class ByCmdline:
 
 
 @dataclass(frozen=True, slots=True)
+class ByPort:
+    """The process that listens on this TCP port."""
+
+    KEY: ClassVar = "port"
+    port: int
+
+    def __str__(self) -> str:
+        return f"port {self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ByUrl:
+    """No process, only a debug endpoint. The query of its URL is not shown: it may hold a secret."""
+
+    KEY: ClassVar = "url"
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"url {self.url.partition('?')[0]}"
+
+
+@dataclass(frozen=True, slots=True)
 class AsChild:
     """The process that the guard starts: `-- COMMAND`."""
 
@@ -47,4 +69,4 @@ class AsChild:
         return "the command after --"
 
 
-Match = ByPid | ByPidfile | ByCmdline | AsChild
+Match = ByPid | ByPidfile | ByCmdline | ByPort | ByUrl | AsChild

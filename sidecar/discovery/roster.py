@@ -1,16 +1,26 @@
 """The current targets: which process is behind each, found again when it has ended and a new one has come."""
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from sidecar.discovery.local import by_cmdline, pid_in
-from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, Match
+from sidecar.discovery.listening import by_port
+from sidecar.discovery.local import Noted, by_cmdline, pid_in
+from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, Match
 from sidecar.model import Labels, Metric, Sample, Target, series
-from sidecar.procfs import Identity, KeptFile, exe_of, identify, start_time_ticks
+from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
+
+log = logging.getLogger(__name__)
 
 RESTARTS = Metric("rag_target_restarts_total", "counter", "Times the target's process was replaced by another one.")
 METRICS = (RESTARTS,)
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
+"""Between two searches through all processes for one target: doubled each time that it is not found."""
+SLACK_SECONDS = 10.0
+"""How much later than its pidfile a process may seem to have started: the clock may have been set meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +47,39 @@ class Roster:
         self._held: dict[str, tuple[Identity, KeptFile]] = {}
         self._last: dict[str, Identity] = {}
         self._restarts: Counter[str] = Counter()
+        self._pauses: dict[str, tuple[float, float]] = {}
+        self._said: dict[str, str] = {}
 
     def resume(self, known: dict[str, Identity]) -> None:
         """Take over what an earlier desk had attached."""
         self._last |= known
 
-    def update(self) -> list[Target]:
-        """One round of discovery: every configured target, in the order of the configuration."""
-        return [Target(each.name, each.base, self._identity(each)) for each in self._wanted]
+    def update(self, now: float = inf) -> list[Target]:
+        """One round of discovery at Unix time `now`: every configured target, in the order of the configuration.
 
-    def _identity(self, wanted: Wanted) -> Identity | None:
+        While a target is not there, searches for it pause; without a time each round searches.
+        """
+        return [Target(each.name, each.base, self._identity(each, now)) for each in self._wanted]
+
+    def _identity(self, wanted: Wanted, now: float) -> Identity | None:
         held = self._held.get(wanted.name)
         if held and self._same(*held):
             return held[0]
         if held:
             held[1].close()
             del self._held[wanted.name]
-        pid = self._find(wanted.match)
-        if not pid:
+        noted = self._find(wanted, now)
+        if not noted:
             return None
         try:
-            found = identify(pid, self._proc)
-            kept = KeptFile(f"{self._proc}/{pid}/stat", size=1024)
+            found = identify(noted.pid, self._proc)
+            kept = KeptFile(f"{self._proc}/{noted.pid}/stat", size=1024)
         except (OSError, ValueError, IndexError):
             return None  # it has ended while we looked
-        if not self._same(found, kept) or not self._may_be(wanted, found):
+        if not self._same(found, kept) or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
             return None
+        self._say(wanted, "")
+        self._pauses.pop(wanted.name, None)
         self._restarts[wanted.name] += self._last.get(wanted.name, found) != found
         self._held[wanted.name] = (found, kept)
         self._last[wanted.name] = found
@@ -85,17 +102,47 @@ class Roster:
             return False
         return exe is None or identity.exe is None or exe == identity.exe
 
-    def _find(self, match: Match) -> int | None:
-        if isinstance(match, ByPid):
-            return match.pid
+    def _is_later(self, wanted: Wanted, found: Identity, noted: Noted) -> bool:
+        """Whether the process started after its number was written down: then the number was another one's."""
+        if noted.written_at == inf:
+            return False
+        seconds = boot_time(self._proc) + found.start_time_ticks / CLOCK_TICKS - noted.written_at
+        if seconds > SLACK_SECONDS:
+            self._say(wanted, f"process {found.pid} started {seconds:.0f} s after {wanted.match} was written: its "
+                              "number must have been another process's, so it is not taken")
+        return seconds > SLACK_SECONDS
+
+    def _find(self, wanted: Wanted, now: float) -> Noted | None:
+        """The process that may be meant, with the time at which it must have been there; None if there is none."""
+        match, pid = wanted.match, None
         if isinstance(match, ByPidfile):
             return pid_in(match.path)
-        if isinstance(match, ByCmdline):
-            return by_cmdline(match.pattern, self._not_these)
-        return self.child_pid or None
+        if isinstance(match, ByPid):
+            pid = match.pid
+        elif isinstance(match, AsChild):
+            pid = self.child_pid
+        elif isinstance(match, ByCmdline) and not self._pauses_at(wanted.name, now):
+            pid = by_cmdline(match.pattern, self._not_these)
+        elif isinstance(match, ByPort) and not self._pauses_at(wanted.name, now):
+            pid, why = by_port(match.port, self._proc)
+            self._say(wanted, why)
+        return Noted(pid, inf) if pid else None
+
+    def _pauses_at(self, name: str, now: float) -> bool:
+        """Whether it is too early to search for this target again; if not, the next pause begins."""
+        until, pause = self._pauses.get(name, (-inf, FIRST_PAUSE_SECONDS))
+        if now < until <= now + LONGEST_PAUSE_SECONDS:  # further away only if the clock was set back
+            return True
+        self._pauses[name] = now + pause, min(2 * pause, LONGEST_PAUSE_SECONDS)
+        return False
+
+    def _say(self, wanted: Wanted, why: str) -> None:
+        """Log why a target is not found, once for each reason."""
+        if why and why != self._said.get(wanted.name):
+            log.warning("target", extra={"target": wanted.name, "reason": why})
+        self._said[wanted.name] = why
 
     def samples(self, at: float) -> list[Sample]:
         """`rag_target_restarts_total` of every target."""
         return [Sample(series(each.base, RESTARTS.name), self._restarts[each.name], at)
                 for each in self._wanted]
-
