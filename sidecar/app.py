@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -126,8 +127,9 @@ class _Desk:
                   for target in settings.targets]
         roster = Roster(wanted, ourselves())
         plans = {str(target.name): Plan(target.memory, settings.mode(target),
-                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS})
+                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children)
                  for target in settings.targets}
+        alone = [str(target.name) for target in settings.targets if not target.children]
         by_http = any(channel.kind == "http" for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
         program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http)
@@ -143,8 +145,9 @@ class _Desk:
         def query(expr: Expr, at: float) -> Value:
             return instant(expr, store.select, at)
 
-        stages = Stages(roster, Sampler(base, monotonic), store, groups, query, Ledger(), self._dispatch, notifier,
-                        view, breathe=partial(asyncio.sleep, 0))
+        sampler = Sampler(base, monotonic, alone, skip=(os.getppid(),))
+        stages = Stages(roster, sampler, store, groups, query, Ledger(), self._dispatch, notifier, view,
+                        breathe=partial(asyncio.sleep, 0))
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:

@@ -91,6 +91,7 @@ class Target:
 
     name: TargetName
     match: Match = AsChild()  # noqa: RUF009 - frozen
+    children: bool = True
     memory: Wanted = Wanted()  # noqa: RUF009 - frozen
     cleanup: tuple[HttpChannel | SignalChannel, ...] = ()
 

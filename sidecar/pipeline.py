@@ -46,6 +46,7 @@ class Plan:
     wanted: Wanted
     mode: Mode
     channels: Mapping[Cleanup, tuple[Channel, ...]]
+    children: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Pipeline:
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
         self._used_now: dict[str, float] = {}
+        self._near: set[str] = set()
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
             for rule in group.alerting_rules:
@@ -102,8 +104,8 @@ class Pipeline:
         if now < self._last - LONGEST_STEP_BACK_SECONDS:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
         self._take_in_events(now)
-        targets = stages.roster.update()
-        readings = stages.sampler.read(targets, now)
+        targets = stages.roster.update(now)
+        readings = stages.sampler.read(targets, now, self._near)
         policy = self._policy()
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
@@ -158,7 +160,7 @@ class Pipeline:
     def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
         """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
         stages, samples = self._stages, list(readings.samples)
-        self._used_now = {}
+        self._used_now, self._near = {}, set()
         for target in targets:
             used = readings.used.get(target.name)
             if used is None:
@@ -168,12 +170,24 @@ class Pipeline:
             samples += thresholds.samples(target.base, lines, readings.limits[target.name], now)
             if lines.basis in used:
                 self._used_now[target.name] = used[lines.basis]
+                if used[lines.basis] > lines.preventive.size_bytes:
+                    self._near.add(target.name)
                 samples.append(Sample(series(target.base, USED.name), used[lines.basis], now))
-            attached = stages.sampler.attached(target.name)
-            by_cgroup = attached.cgroup.basis if attached and attached.cgroup else None
-            basis = by_cgroup if lines.basis == "cgroup" else Basis(lines.basis)
-            stages.dispatch.watch(target.name, target.identity, basis)
+            self._have_watched(target, lines.basis)
         return samples
+
+    def _have_watched(self, target: Target, kind: thresholds.Basis) -> None:
+        """The guard holds the process, and reads used bytes as we do; what it cannot see itself it is told."""
+        dispatch, attached = self._stages.dispatch, self._stages.sampler.attached(target.name)
+        if kind == "endpoint":
+            dispatch.watch(target.name, target.identity, Basis("told"))
+            dispatch.tell(target.name, self._used_now.get(target.name))
+        elif kind == "cgroup":
+            held = attached.cgroup if attached else None
+            dispatch.watch(target.name, target.identity, held.basis if held else None)
+        elif attached:
+            dispatch.watch(target.name, target.identity, Basis(kind, tree=self._plans[target.name].children))
+            dispatch.tell(target.name, None, attached.tree.sharing.shares)
 
     def _counted(self, now: float) -> list[Sample]:
         """What the stages count."""

@@ -12,8 +12,8 @@ from sidecar.errors import SidecarError
 from sidecar.model import Labels, Metric, Sample, series
 
 Level = Literal["preventive", "main", "critical"]
-Basis = Literal["cgroup", "anon", "rss"]
-AskedBasis = Literal["auto", "cgroup", "anon", "rss"]
+Basis = Literal["cgroup", "anon", "rss", "pss", "endpoint"]
+AskedBasis = Literal["auto", "cgroup", "anon", "rss", "pss", "endpoint"]
 Source = Literal["default", "cgroup limit", "file", "environment", "command line"]
 
 MIB = 1024 * 1024

@@ -25,6 +25,7 @@ from sidecar.probes import cgroup, sampler
 from sidecar.probes.cgroup import CgroupProbe, parse_limit, paths
 from sidecar.probes.process import ProcessProbe
 from sidecar.probes.sampler import AGAIN_SECONDS, Sampler
+from sidecar.probes.tree import TreeProbe
 from sidecar.procfs import CLOCK_TICKS, PAGE_BYTES, Identity, identify
 
 TREES = Path(__file__).parent / "proc"
@@ -40,19 +41,24 @@ def target(pid: int, name: str = "rag") -> Target:
     return Target(name, BASE.merged({"target": name}), identify(pid))
 
 
-def pictured(pid: int = 42) -> Target:
+def pictured(pid: int = 42, start_time_ticks: int = 627893) -> Target:
     """A target of a captured tree."""
-    return Target("rag", BASE, Identity("00000000-1111-2222-3333-444444444444", pid, 627893, None))
+    return Target("rag", BASE, Identity("00000000-1111-2222-3333-444444444444", pid, start_time_ticks, None))
 
 
 def values(samples: list[Sample]) -> dict[str, float]:
     """Samples by their metric and what tells them apart: `rag_process_memory_bytes anon`."""
     found = {}
     for sample in samples:
-        own = sample.labels.without("__name__", *BASE)
+        own = sample.labels.without("__name__", "process", *BASE)
         found[" ".join([sample.labels.metric, *own.values()])] = sample.value
     assert len(found) == len(samples)
     return found
+
+
+def alone(watched: Target, proc: str = "/proc") -> TreeProbe:
+    """The probe of a target without its descendants."""
+    return TreeProbe(watched, None, time.monotonic, proc)
 
 
 class Obedient:
@@ -138,7 +144,7 @@ def test_kinds_add_up_to_the_resident_size(spawn: Callable[..., Program]) -> Non
     """anon, file and shmem are all there is of RSS; swap stands beside them."""
     program = spawn("leaky")
     program.tell("grow 50")
-    probe = ProcessProbe(target(program.pid))
+    probe = alone(target(program.pid))
     found = values(probe.read(1.0))
     kinds = {kind: found[f"rag_process_memory_bytes {kind}"] for kind in ("anon", "file", "shmem", "swap")}
 
@@ -150,7 +156,7 @@ def test_kinds_add_up_to_the_resident_size(spawn: Callable[..., Program]) -> Non
 
 def test_shared_memory_counts_as_used(obedient: Obedient) -> None:
     """What a process writes to /dev/shm is shmem, no anon, and nobody else can give it back."""
-    probe = ProcessProbe(target(obedient.process.pid))
+    probe = alone(target(obedient.process.pid))
     before, used = values(probe.read(1.0)), probe.used["anon"]
     obedient.do("import mmap, os, tempfile; f = tempfile.TemporaryFile(dir='/dev/shm'); os.ftruncate(f.fileno(), 64 << "
                 "20); m = mmap.mmap(f.fileno(), 64 << 20); m.write(b'x' * (64 << 20))")
@@ -166,7 +172,7 @@ def test_shared_memory_counts_as_used(obedient: Obedient) -> None:
 def test_mapped_file_is_not_used_memory(obedient: Obedient, tmp_path: Path) -> None:
     """An index that is scanned through mmap raises RSS, and is none of what would have to be cleaned up."""
     (tmp_path / "index").write_bytes(b"x" * 64 * MIB)
-    probe = ProcessProbe(target(obedient.process.pid))
+    probe = alone(target(obedient.process.pid))
     before = {**values(probe.read(1.0)), **probe.used}
     obedient.do(f"import mmap; f = open({str(tmp_path / 'index')!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=1); "
                 "[m[i] for i in range(0, len(m), 4096)]")
@@ -269,7 +275,7 @@ def test_another_users_process_is_read_as_far_as_that_is_allowed(spawn: Callable
         assert found["rag_process_memory_bytes anon"] > 20 * MIB
     assert not [name for name in found if name.startswith(("rag_process_io", "rag_process_open_fds"))]
     assert {name.split()[-1]: value for name, value in found.items() if "capability" in name} == {
-        "anon": 1, "fd": 0, "io": 0, "cgroup": found["rag_sidecar_attach_capability cgroup"]}
+        "anon": 1, "fd": 0, "io": 0, "pss": 0, "tree": 1, "cgroup": found["rag_sidecar_attach_capability cgroup"]}
 
 
 def test_hostile_name_moves_no_figure() -> None:
@@ -292,18 +298,18 @@ def test_captured_zombie_has_ended() -> None:
 
 def test_kernel_without_the_kinds_of_memory_leaves_them_out() -> None:
     """gVisor tells neither anon nor io: RSS is there, the rest is missing by name, and nothing is zero."""
-    probe = ProcessProbe(pictured(44), str(TREES / "odd" / "proc"))
+    probe = alone(pictured(44, 5000), str(TREES / "odd" / "proc"))
     found = values(probe.read(1.0))
 
     assert found["rag_process_resident_memory_bytes"] == 25600 * PAGE_BYTES
-    assert probe.used == {"rss": 25600 * PAGE_BYTES}
-    assert set(probe.missing) == {"anon", "io"}
+    assert probe.used == {"rss": 25600 * PAGE_BYTES, "pss": 25600 * PAGE_BYTES}
+    assert set(probe.missing) == {"anon", "io", "pss"}
     assert not [name for name in found if name.startswith(("rag_process_memory_bytes", "rag_process_io"))]
 
 
 def test_user_in_many_groups_hides_no_memory() -> None:
     """2000 groups fill the first pages of the status file; memory stands behind them."""
-    probe = ProcessProbe(pictured(45), str(TREES / "odd" / "proc"))
+    probe = alone(pictured(45), str(TREES / "odd" / "proc"))
 
     assert values(probe.read(1.0))["rag_process_memory_bytes anon"] > 0
     assert probe.used["anon"] > 0
@@ -509,7 +515,7 @@ def test_unreadable_limit_is_not_no_limit() -> None:
         (Path(folder) / "v2/sys/fs/cgroup/system.slice/memory.max").chmod(0)
 
         def look() -> dict[str, float]:
-            probes = Sampler(OWN, time.monotonic, f"{folder}/v2/proc", f"{folder}/v2/sys")
+            probes = Sampler(OWN, time.monotonic, proc=f"{folder}/v2/proc", sys=f"{folder}/v2/sys")
             found = probes.read([pictured()], 1.0)
             assert "cgroup" not in found.used["rag"]
             return values(found.samples)
@@ -589,7 +595,7 @@ def test_garbage_is_a_failure_of_the_probe(tmp_path: Path) -> None:
     """A file that is not what it should be is counted as such, round after round."""
     shutil.copytree(TREES / "odd" / "proc", tmp_path, dirs_exist_ok=True)
     (tmp_path / "42/statm").write_text("nonsense\n")
-    probes = Sampler(OWN, time.monotonic, str(tmp_path))
+    probes = Sampler(OWN, time.monotonic, proc=str(tmp_path))
     probes.read([pictured()], 1.0)
     found = values(probes.read([pictured()], 2.0).samples)
 

@@ -32,7 +32,8 @@ class Dispatch:
         self.lost_events = 0
         self.events_seen = 0
         self.sock = sock
-        self._watched: dict[str, tuple[Identity, Basis | None]] = {}
+        self._watched: dict[str, tuple[Identity | None, Basis | None]] = {}
+        self._shares: dict[str, Sequence[Sequence[int]]] = {}
         self._standing: dict[str, tuple[list[Armed], float]] = {}
         self._serial = itertools.count(1)
         self._waiting: list[Event] = []
@@ -85,16 +86,24 @@ class Dispatch:
         return events
 
     def watch(self, target: str, identity: Identity | None, basis: Basis | None) -> None:
-        """Have the guard hold this process, or none."""
-        wanted = (identity, basis) if identity and basis else None
+        """Have the guard hold this process, or none. A target without an identity has the basis `told`."""
+        wanted = (identity, basis) if basis else None
         if self._watched.get(target) == wanted:
             return
         self._standing.pop(target, None)
+        self._shares.pop(target, None)
         if wanted is None:
             if self._send("unwatch", target=target):
                 self._watched.pop(target, None)
         elif self._send("watch", target=target, identity=wanted[0], basis=wanted[1]):
             self._watched[target] = wanted
+
+    def tell(self, target: str, used_bytes: float | None, shares: Sequence[Sequence[int]] = ()) -> None:
+        """What the guard cannot see: used bytes, at every tick; what processes share, when it was measured anew."""
+        if target not in self._watched or (used_bytes is None and self._shares.get(target, ()) == shares):
+            return
+        if self._send("told", target=target, used_bytes=used_bytes, shares=shares):
+            self._shares[target] = shares
 
     def stand(self, target: str, armed: Sequence[Armed], now: float) -> None:
         """Put these standing orders in force, and no others; sent when they changed, renewed before they run out.

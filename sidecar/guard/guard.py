@@ -174,7 +174,7 @@ class Guard:
     def _obey(self, kind: str, body: dict[str, object]) -> None:
         """One message of the desk. Raises ValueError, TypeError or KeyError if it makes no sense."""
         hear = {"hello": self._hello, "beat": self._record.done, "orders": self._orders,
-                "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "shares": self._watchlist.shares,
+                "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "told": self._watchlist.told,
                 "deliver": self._watchlist.deliver}[kind]
         hear(**body)  # type: ignore[operator]
 

@@ -30,8 +30,6 @@ MOST_SHARE_OF_TIME = 0.01
 FILES = {"anon": ("status", 4096, anon_bytes), "rss": ("statm", 128, resident_bytes),
          "pss": ("statm", 128, resident_bytes)}
 """Kind of bytes → (file of /proc/PID, expected size, what it says). `pss` is `rss` less what is shared."""
-STACK = 25
-"""Where `parse_stat` has the address of the stack: drawn anew by exec, kept by fork; 0 where it may not be seen."""
 
 
 class Census:
@@ -94,7 +92,7 @@ class Member:
             os.close(dir_fd)
         fields = parse_stat(self._stat.read())
         self.start_time_ticks = int(fields[19])
-        self.stack = int(fields[STACK])
+        self.stack = _stack(fields)
         self.shared = dict.fromkeys(kinds, 0)
         self.settled = True
 
@@ -106,7 +104,7 @@ class Member:
 
     def again(self) -> None:
         """It is still there: has it run a program since? Raises OSError or ValueError if it has ended."""
-        stack = int(parse_stat(self._stat.read())[STACK])
+        stack = _stack(parse_stat(self._stat.read()))
         if stack != self.stack:
             self.shared = dict.fromkeys(self.shared, 0)
             self.stack = stack
@@ -117,6 +115,11 @@ class Member:
     def bytes(self, kind: str) -> int:
         """What it uses. Raises OSError (ESRCH: ended), KeyError or ValueError."""
         return FILES[kind][2](self._files[kind].read())
+
+
+def _stack(fields: list[bytes]) -> int:
+    """Where the stack begins: drawn anew by exec, kept by fork; 0 where it may not be seen (gVisor: is not told)."""
+    return int(fields[25]) if len(fields) > 25 else 0
 
 
 class Tree:

@@ -1,5 +1,6 @@
 """The watch on used bytes: how they are read, and how long one may look away."""
 
+import errno
 import os
 
 from sidecar.clock import monotonic
@@ -22,14 +23,20 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
+TOLD_SECONDS = 10.0
+"""What the desk has told holds for so long."""
+
+
 class OfTree:
     """Used bytes of a process, or of it and its descendants. Raises OSError or ValueError if it is gone."""
+
+    LEAST_SECONDS = 0.0
 
     def __init__(self, process: Process, basis: Basis, census: Census) -> None:
         identity, self._kind = process.identity, basis.kind
         self.tree = Tree(identity.pid, (basis.kind,), census if basis.tree else None, (os.getpid(),))
         if self.tree.members[identity.pid].start_time_ticks != identity.start_time_ticks:
-            raise ProcessLookupError("the process has ended")
+            raise ProcessLookupError(errno.ESRCH, "the process has ended")
 
     def read(self, now: float) -> float:
         """Used bytes now. Raises OSError (ESRCH when the process has ended), ValueError or KeyError."""
@@ -42,6 +49,8 @@ class OfTree:
 
 class OfCgroup:
     """Used bytes of a cgroup: usage less the file pages. Raises OSError if its files cannot be opened."""
+
+    LEAST_SECONDS = 0.0
 
     def __init__(self, basis: Basis) -> None:
         self._usage, self._stat = KeptFile(basis.usage, size=64), KeptFile(basis.stat)
@@ -57,11 +66,22 @@ class OfCgroup:
 
 
 class Told:
-    """Used bytes that the desk alone knows, from an endpoint: the guard sees none, and its orders have no line."""
+    """Used bytes that the guard cannot see: the desk has them from an endpoint, and tells them at every tick."""
 
-    def read(self, _: float) -> float:
-        """None that the guard could see."""
-        return 0.0
+    LEAST_SECONDS = LONGEST_SECONDS
+
+    def __init__(self, now: float) -> None:
+        self._used, self._until = 0.0, now + TOLD_SECONDS
+
+    def tell(self, used_bytes: float, now: float) -> None:
+        """This many, now."""
+        self._used, self._until = used_bytes, now + TOLD_SECONDS
+
+    def read(self, now: float) -> float:
+        """Used bytes as last told. Raises ValueError if that was too long ago."""
+        if now >= self._until:
+            raise ValueError("nobody has told used bytes lately")
+        return self._used
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -72,7 +92,7 @@ def reader(process: Process | Remote, basis: Basis, census: Census) -> OfTree | 
     if basis.kind == "cgroup":
         return OfCgroup(basis)
     if basis.kind == "told" or isinstance(process, Remote):
-        return Told()
+        return Told(monotonic())
     return OfTree(process, basis, census)
 
 
@@ -130,10 +150,13 @@ class Watch:
         self.next_look = self._looked_at = self._growth = 0.0
         before.close()
 
-    def share(self, shares: list[list[int]]) -> None:
-        """What the desk has measured of its processes: see `Tree.share`."""
+    def tell(self, used_bytes: float | None, shares: list[list[int]], now: float) -> None:
+        """What the desk has read: used bytes that it alone can see, or what the processes share (`Tree.share`)."""
         if isinstance(self._reader, OfTree):
             self._reader.tree.share(shares)
+        elif isinstance(self._reader, Told) and used_bytes is not None:
+            self._reader.tell(used_bytes, now)
+            self.next_look = 0.0
 
     def look(self, now: float) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.
@@ -142,7 +165,7 @@ class Watch:
         """
         begun = monotonic()
         used = self._reader.read(now)
-        least = (monotonic() - begun) / MOST_SHARE_OF_TIME
+        least = max((monotonic() - begun) / MOST_SHARE_OF_TIME, self._reader.LEAST_SECONDS)
         if self._looked_at and now > self._looked_at:
             pace = (used - self.used_bytes) / (now - self._looked_at)
             self._growth = max(pace, 0.8 * self._growth, 0.0)

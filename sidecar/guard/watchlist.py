@@ -66,11 +66,12 @@ class Watchlist:
         if watch.process.pidfd >= 0:
             self._epoll.register(watch.process.pidfd, select.EPOLLIN)
 
-    def shares(self, target: str, shares: list[list[Any]]) -> None:
-        """What the processes of a target have in common, as measured. Raises ValueError or TypeError."""
+    def told(self, target: str, used_bytes: float | None, shares: list[list[Any]]) -> None:
+        """What the desk has read that the guard cannot: used bytes, or what processes share. ValueError, TypeError."""
         watch = self._watches.get(target)
         if watch:
-            watch.share([[int(number) for number in each] for each in shares])
+            read = None if used_bytes is None else float(used_bytes)
+            watch.tell(read, [[int(number) for number in each] for each in shares], monotonic())
 
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""

@@ -1,6 +1,6 @@
 """What guard and desk say to each other: JSON messages over a SOCK_SEQPACKET pair, never waited for.
 
-The desk says hello (once, when its configuration is good), beat, watch, shares, unwatch, orders and deliver.
+The desk says hello (once, when its configuration is good), beat, watch, told, unwatch, orders and deliver.
 The guard says welcome (in answer to hello), applied (orders are in force) and event. The guard tells of a message
 that it cannot read and goes on; one that the desk cannot read ends the desk, because both come from one package.
 """

@@ -9,7 +9,6 @@ from sidecar.procfs import (
     CLOCK_TICKS,
     PAGE_BYTES,
     KeptFile,
-    anon_bytes,
     boot_time,
     parse_stat,
     resident_bytes,
@@ -43,9 +42,8 @@ COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
 class ProcessProbe:
     """The readings of one life of one process. Lives from attach until the process has ended.
 
-    Raises OSError where the process is gone or hidden. What alone may be forbidden (io, fd) or absent (anon, on
-    gVisor) is left out, never zero, and stands in `missing` with its reason from the first reading on. After `read`,
-    `used` holds the bytes on the bases that a process has.
+    Raises OSError where the process is gone or hidden. What alone may be forbidden or absent (io, fd) is left out,
+    never zero, and stands in `missing` with its reason from the first reading on.
     """
 
     name = "process"
@@ -60,21 +58,15 @@ class ProcessProbe:
         self._stat = KeptFile(f"{self._folder}/stat", size=1024)
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
-        self.used: dict[str, float] = {}
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError (ESRCH) once the process has ended, reaped or not."""
         status, statm, stat = self._status.read(), self._statm.read(), parse_stat(self._stat.read())
         if stat[0] in (b"Z", b"X"):
             raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
-        rss, make = resident_bytes(statm), self._series.sample
-        self.used = {"rss": rss}
-        samples = [make(RSS, rss, at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
+        make = self._series.sample
+        samples = [make(RSS, resident_bytes(statm), at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
                    make(START, self._start_seconds, at), make(THREADS, int(stat[17]), at)]
-        try:
-            self.used["anon"] = anon_bytes(status)
-        except KeyError as error:
-            self.missing["anon"] = f"no {error.args[0]} in {self._status.path}"
         for field, kind in MEMORY_KINDS:
             size = status_field(status, field, -1)
             if size >= 0:

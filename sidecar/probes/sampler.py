@@ -2,27 +2,28 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from sidecar.guard.tree import Census
 from sidecar.model import Labels, Metric, Sample, Target, series
-from sidecar.probes import cgroup, process
+from sidecar.probes import cgroup, process, tree
 from sidecar.probes.cgroup import CgroupProbe
-from sidecar.probes.process import ProcessProbe
 from sidecar.probes.series import SeriesOf
+from sidecar.probes.tree import TreeProbe
 
 UP = Metric("rag_target_up", "gauge", "1 while the target's process is there and can be read, else 0.")
 INFO = Metric("rag_target_info", "info", "The process behind a target: the only series with its pid.")
 DURATION = Metric("rag_sidecar_collector_duration_seconds", "gauge", "How long a collector took at the last tick.")
 ERRORS = Metric("rag_sidecar_collector_errors_total", "counter", "Readings that failed, by reason.")
 CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can be read of the target, 0 where not.")
-METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *process.METRICS, *cgroup.METRICS)
+METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *cgroup.METRICS)
 
 AGAIN_SECONDS = 30.0
 """How often the cgroup is looked for anew: limits change, processes are moved, and what failed may work now."""
 
-CAPABILITIES = ("anon", "fd", "io", "cgroup")
+CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "cgroup")
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class Attached:
     """
 
     target: Target
-    process: ProcessProbe
+    tree: TreeProbe
     series: SeriesOf
     cgroup: CgroupProbe | None = None
     looked_for_cgroup_at: float = -inf
@@ -42,7 +43,7 @@ class Attached:
 
     def close(self) -> None:
         """Let go of the process."""
-        self.process.close()
+        self.tree.close()
         if self.cgroup:
             self.cgroup.close()
 
@@ -51,37 +52,47 @@ class Attached:
 class Readings:
     """What one round has brought: samples, and of each target that could be read its used bytes by basis.
 
-    `limits` are those of the cgroups: None where there is none, or none can be seen.
+    `limits` are those of the cgroups: None where there is none, or none can be seen. `spent` are seconds by collector.
     """
 
-    samples: list[Sample]
-    used: dict[str, dict[str, float]]
-    limits: dict[str, int | None]
+    samples: list[Sample] = field(default_factory=list)
+    used: dict[str, dict[str, float]] = field(default_factory=dict)
+    limits: dict[str, int | None] = field(default_factory=dict)
+    spent: dict[str, float] = field(default_factory=dict)
 
 
 class Sampler:
-    """Holds the probes. Lives as long as the desk. The roots of /proc and /sys are parameters."""
+    """Holds the probes. Lives as long as the desk. The roots of /proc and /sys are parameters.
 
-    def __init__(self, self_base: Labels, timer: Callable[[], float], proc: str = "/proc", sys: str = "/sys") -> None:
+    `alone` are targets whose descendants are not theirs; `skip` are processes that are ours, whoever started us.
+    """
+
+    def __init__(self, self_base: Labels, timer: Callable[[], float], alone: Collection[str] = (),
+                 skip: Collection[int] = (), proc: str = "/proc", sys: str = "/sys") -> None:
         self._own_series = SeriesOf(self_base)
         self._timer = timer
+        self._alone = alone
+        self._skip = skip
+        self._census = Census(proc)
         self._proc = proc
         self._sys = sys
         self._attached: dict[str, Attached] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
 
-    def read(self, targets: Sequence[Target], at: float) -> Readings:
-        """Read every target once. A target that is gone or hidden has `rag_target_up` 0 and nothing else."""
-        found = Readings([], {}, {})
-        spent: dict[str, float] = {}
+    def read(self, targets: Sequence[Target], at: float, near: Collection[str] = ()) -> Readings:
+        """Read every target once. A target that is gone or hidden has `rag_target_up` 0 and nothing else.
+
+        Those that are `near` a line are not measured in ways for which they would have to wait.
+        """
+        found = Readings()
         for target in targets:
             attached = self._attach(target)
-            up = attached is not None and self._read(attached, at, found, spent)
+            up = attached is not None and self._read(attached, found, at, calm=target.name not in near)
             if not up:
                 self._detach(target.name)
             found.samples.append(Sample(series(target.base, UP.name), float(up), at))
         make = self._own_series.sample
-        for collector, seconds in spent.items():
+        for collector, seconds in found.spent.items():
             found.samples.append(make(DURATION.name, seconds, at, "collector", collector))
         for (collector, reason), count in self._errors.items():
             found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
@@ -103,42 +114,41 @@ class Sampler:
         self._detach(target.name)
         if target.identity is None:
             return None
+        census = None if target.name in self._alone else self._census
         try:
-            process = ProcessProbe(target, self._proc)
-        except OSError as error:
+            made = TreeProbe(target, census, self._timer, self._proc, self._skip)
+        except (OSError, ValueError, IndexError) as error:
             self._count("process", error)
             return None
-        made = self._attached[target.name] = Attached(target, process, SeriesOf(target.base))
-        return made
+        self._attached[target.name] = Attached(target, made, SeriesOf(target.base))
+        return self._attached[target.name]
 
-    def _read(self, attached: Attached, at: float, found: Readings, spent: dict[str, float]) -> bool:
+    def _read(self, attached: Attached, found: Readings, at: float, calm: bool) -> bool:
         """Read the probes of one target; False if its process is gone."""
-        if not self._read_one(attached, attached.process, at, found, spent):
+        tree, name = attached.tree, attached.target.name
+        if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
             return False
-        used = attached.process.used
-        attached.failed |= attached.process.missing
+        found.used[name] = tree.used
         if not 0 <= at - attached.looked_for_cgroup_at < AGAIN_SECONDS:
             self._look_for_cgroup(attached, at)
-        if attached.cgroup and self._read_one(attached, attached.cgroup, at, found, spent):
-            used = used | attached.cgroup.used
-        name = attached.target.name
-        found.used[name] = used
-        found.limits[name] = attached.cgroup.limit_bytes if attached.cgroup else None
+        cgroup = attached.cgroup
+        if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
+            found.used[name] = tree.used | cgroup.used
+        found.limits[name] = cgroup.limit_bytes if cgroup else None
         found.samples.extend(self._facts(attached, at))
         return True
 
-    def _read_one(self, attached: Attached, probe: ProcessProbe | CgroupProbe, at: float,
-                  found: Readings, spent: dict[str, float]) -> bool:
+    def _read_one(self, attached: Attached, name: str, read: Callable[[], list[Sample]], found: Readings) -> bool:
         """Read one probe, timed; False if that failed, which is counted."""
         begun = self._timer()
         try:
-            found.samples.extend(probe.read(at))
+            found.samples.extend(read())
         except (OSError, ValueError, KeyError, IndexError) as error:
-            self._count(probe.name, error)
-            attached.failed[probe.name] = str(error)
+            self._count(name, error)
+            attached.failed[name] = str(error)
             return False
-        attached.failed.pop(probe.name, None)
-        spent[probe.name] = spent.get(probe.name, 0.0) + self._timer() - begun
+        attached.failed.pop(name, None)
+        found.spent[name] = found.spent.get(name, 0.0) + self._timer() - begun
         return True
 
     def _look_for_cgroup(self, attached: Attached, at: float) -> None:
@@ -156,8 +166,9 @@ class Sampler:
     def _facts(self, attached: Attached, at: float) -> list[Sample]:
         identity, make = attached.target.identity, attached.series.sample
         assert identity
+        missing = attached.failed | attached.tree.missing
         return [make(INFO.name, 1.0, at, "pid", str(identity.pid)),
-                *(make(CAPABILITY.name, float(what not in attached.failed), at, "capability", what)
+                *(make(CAPABILITY.name, float(what not in missing), at, "capability", what)
                   for what in CAPABILITIES)]
 
     def _count(self, collector: str, error: Exception) -> None:

@@ -1,0 +1,135 @@
+"""What the processes of a tree have in common, measured exactly but rarely.
+
+A forked worker's memory is its parent's until one of them writes to it, and the kernel counts such a page in both.
+/proc/PID/smaps_rollup gives each process its share of a page (PSS, proc(5)), so the sum over the tree is true.
+Reading it takes some 20 ms for each GiB, and the process waits meanwhile whenever it maps memory: hence the budget.
+"""
+
+from collections.abc import Callable, Iterator
+from math import inf
+
+from sidecar.guard.tree import Member, Tree
+from sidecar.procfs import KeptFile, proportional_bytes
+
+WORTHWHILE_BYTES = 16 << 20
+"""Two processes of this size are worth asking what they share."""
+SECONDS_PER_BYTE = 0.025 / (1 << 30)
+MOST_SECONDS_EACH = 0.25
+MOST_SECONDS_AT_ONCE = 0.2
+AGAIN_SECONDS = 300.0
+SETTLE_SECONDS = 5.0
+LEAST_REST_SECONDS = 10.0
+REST_PER_COST = 1000.0
+REST_PER_COST_AFTER_CHANGE = 100.0
+
+Share = tuple[int, int, int, int]
+"""A process that shares with others: pid, start in clock ticks, bytes of anon and of rss that are counted elsewhere."""
+
+
+class Sharing:
+    """Measures a tree, and takes off what is counted twice. Lives as long as the tree.
+
+    `missing` says why it cannot be measured; `shares` is the last measurement, for the guard to count alike.
+    """
+
+    def __init__(self, tree: Tree, timer: Callable[[], float], proc: str = "/proc") -> None:
+        self.missing = self._refusal(tree.pid, proc)
+        self.shares: tuple[Share, ...] = ()
+        self.measured_at = -inf
+        self._tree = tree
+        self._timer = timer
+        self._proc = proc
+        self._round: Iterator[None] | None = None
+        self._measured: frozenset[tuple[int, int]] = frozenset()
+        self._present: frozenset[tuple[int, int]] = frozenset()
+        self._changed_at = self._ended_at = -inf
+        self._cost_seconds = 0.0
+
+    @staticmethod
+    def _refusal(pid: int, proc: str) -> str:
+        """Why it may not be read; asked by opening the file, which is where the kernel decides."""
+        try:
+            KeptFile(f"{proc}/{pid}/smaps_rollup").close()
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def step(self, at: float, calm: bool) -> None:
+        """Do a little of what is due; nothing while a line is near, where the target must not be made to wait."""
+        present = frozenset((pid, member.start_time_ticks) for pid, member in self._tree.members.items())
+        if present != self._present:
+            self._present, self._changed_at = present, at
+        if not calm or self.missing:
+            self._round = None
+            return
+        if self._round is None and self._due(at) and self._worthwhile():
+            self._round, self._cost_seconds = self._measure(at), 0.0
+            if self._predicted() <= MOST_SECONDS_AT_ONCE and self.measured_at == -inf:
+                for _ in self._round:
+                    continue
+        if self._round is not None and next(self._round, self) is self:
+            self._round = None
+
+    def _due(self, at: float) -> bool:
+        if self.measured_at == -inf:
+            return True
+        rest = at - self._ended_at
+        if self._present != self._measured:
+            least = max(LEAST_REST_SECONDS, REST_PER_COST_AFTER_CHANGE * self._cost_seconds)
+            return at - self._changed_at >= SETTLE_SECONDS and rest >= least
+        return rest >= max(AGAIN_SECONDS, REST_PER_COST * self._cost_seconds)
+
+    def _worthwhile(self) -> bool:
+        if len(self._tree.members) < 2:
+            return False
+        try:
+            return sum(member.bytes("rss") > WORTHWHILE_BYTES for member in self._tree.members.values()) > 1
+        except (OSError, ValueError):
+            return False  # one has just ended: next time
+
+    def _predicted(self) -> float:
+        try:
+            return sum(member.bytes("rss") for member in self._tree.members.values()) * SECONDS_PER_BYTE
+        except (OSError, ValueError):
+            return inf
+
+    def _measure(self, at: float) -> Iterator[None]:
+        """One process a step."""
+        excess: dict[int, tuple[int, int]] = {}
+        for pid, member in list(self._tree.members.items()):
+            begun = self._timer()
+            try:
+                excess[pid] = self._excess(pid, member)
+            except (ProcessLookupError, FileNotFoundError, PermissionError):
+                continue  # it has ended, or a worker runs as another user: then it is counted in full
+            except (OSError, KeyError, ValueError) as error:
+                self.missing = str(error)
+                return
+            self._cost_seconds += self._timer() - begun
+            yield
+        self.measured_at = self._ended_at = at
+        self._measured = self._present
+        self._apply(excess)
+
+    def _excess(self, pid: int, member: Member) -> tuple[int, int]:
+        """Bytes of anon and rss of a process beyond its share. Raises OSError, KeyError or ValueError."""
+        if member.bytes("rss") * SECONDS_PER_BYTE > MOST_SECONDS_EACH:
+            raise ValueError(f"process {pid} is so big that reading its smaps_rollup would make it wait for too long")
+        anon, rss = proportional_bytes(KeptFile(f"{self._proc}/{pid}/smaps_rollup").read())
+        return max(0, member.bytes("anon") - anon), max(0, member.bytes("rss") - rss)  # ESRCH if it was another's
+
+    def _apply(self, excess: dict[int, tuple[int, int]]) -> None:
+        """Take the sum of what is counted twice off the children, so that it goes with each of them that ends.
+
+        Of n processes that share S bytes, n - 1 count S too much. When one of them ends, n - 2 do.
+        """
+        shares = []
+        children = {pid: each for pid, each in excess.items() if pid != self._tree.pid}
+        ratios = [sum(each[kind] for each in excess.values()) / (sum(each[kind] for each in children.values()) or 1)
+                  for kind in (0, 1)]
+        for pid, each in children.items():
+            member = self._tree.members.get(pid)
+            if member:
+                shares.append((pid, member.start_time_ticks, round(each[0] * ratios[0]), round(each[1] * ratios[1])))
+        self.shares = tuple(shares)
+        self._tree.share(shares)

@@ -1,0 +1,146 @@
+"""The processes of a target, each in a slot of its own: `main` is the one that was named, `worker-N` are the others.
+
+A worker that takes the place of another takes its slot, too: restarts make no new series.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+
+from sidecar.guard.tree import Census, Tree
+from sidecar.model import Metric, Sample, Target
+from sidecar.probes.process import ProcessProbe
+from sidecar.probes.series import SeriesOf
+from sidecar.probes.sharing import Sharing
+
+PROCESSES, RESTARTS = "rag_target_processes", "rag_process_restarts_total"
+SHARED, SLOTLESS = "rag_memory_shared_bytes", "rag_target_processes_left_out"
+METRICS = (
+    Metric(PROCESSES, "gauge", "Processes of the target: the one that was named and its descendants."),
+    Metric(SLOTLESS, "gauge", "Processes of the target that have no series of their own, because there are so many."),
+    Metric(RESTARTS, "counter", "Times the process of a slot was replaced by another one."),
+    Metric(SHARED, "gauge", "Memory that processes of the target share, as last measured; counted once in used bytes."),
+)
+
+MOST_SLOTS = 32
+MAIN = "main"
+KINDS = ("anon", "rss", "pss")
+
+
+@dataclass(slots=True)
+class Slot:
+    """The process in a slot. Lives until that process has ended."""
+
+    label: str
+    target: Target
+    process: ProcessProbe
+    stack: int
+
+
+class TreeProbe:
+    """The readings of every process of a target. Lives from attach until the first process has ended.
+
+    Raises OSError where that one is gone or hidden. What cannot be read stands in `missing` with its reason; `used`
+    holds the bytes of all together by basis; `slots` are the processes with series of their own.
+    """
+
+    name = "process"
+
+    def __init__(self, target: Target, census: Census | None, timer: Callable[[], float],
+                 proc: str = "/proc", skip: Collection[int] = ()) -> None:
+        assert target.identity
+        self.missing: dict[str, str] = {}
+        self.used: dict[str, float] = {}
+        self.slots: dict[str, Slot] = {}
+        self._target = target
+        self._proc = proc
+        self._series = SeriesOf(target.base)
+        self._tree = Tree(target.identity.pid, KINDS, census, skip, proc)
+        self._check()
+        self.sharing = Sharing(self._tree, timer, proc)
+        self._restarts: Counter[str] = Counter()
+        self._slot_of: dict[tuple[int, int], str] = {}
+
+    def _check(self) -> None:
+        assert self._target.identity
+        if self._tree.members[self._tree.pid].start_time_ticks != self._target.identity.start_time_ticks:
+            raise ProcessLookupError(errno.ESRCH, "the process has ended")
+
+    def read(self, at: float, calm: bool = True) -> list[Sample]:
+        """Every reading of this moment. Raises OSError (ESRCH) once the first process has ended."""
+        self._tree.update(at)
+        self._seat()
+        self.sharing.step(at, calm)
+        samples = [sample for slot in list(self.slots.values()) for sample in self._read_slot(slot, at)]
+        self._sum_up()
+        make = self._series.sample
+        samples += [make(RESTARTS, count, at, "process", label) for label, count in self._restarts.items()]
+        samples += [make(PROCESSES, self._tree.count, at),
+                    make(SLOTLESS, self._tree.count - len(self.slots), at)]
+        if self.sharing.shares:
+            samples += [make(SHARED, sum(share[place] for share in self.sharing.shares), at, "kind", kind)
+                        for place, kind in ((2, "anon"), (3, "rss"))]
+        return samples
+
+    def _read_slot(self, slot: Slot, at: float) -> list[Sample]:
+        try:
+            return slot.process.read(at)
+        except OSError:
+            if slot.label == MAIN:
+                raise
+            self._leave(slot.label)
+            return []
+
+    def _sum_up(self) -> None:
+        """Used bytes of all processes, and what cannot be known of them."""
+        self.used, self.missing = {}, dict(self.slots[MAIN].process.missing)
+        for kind in KINDS:
+            try:
+                self.used[kind] = self._tree.used_bytes(kind)
+            except KeyError as error:
+                self.missing[kind] = f"no {error.args[0]} in {self._proc}/{self._tree.pid}/status"
+        if self.sharing.missing:
+            self.missing["pss"] = self.sharing.missing
+            if self._tree.count > 1:
+                self.used.pop("pss", None)
+        if self._tree.count > len(self._tree.members):
+            self.missing["tree"] = f"only {len(self._tree.members)} of {self._tree.count} processes are counted"
+
+    def _seat(self) -> None:
+        """Give each process a slot: the oldest first, the lowest that is free, for as long as it lives."""
+        present = {(pid, member.start_time_ticks): member for pid, member in self._tree.members.items()}
+        for key, label in list(self._slot_of.items()):
+            if key not in present:
+                self._leave(label)
+        for key in sorted(present.keys() - self._slot_of.keys(), key=lambda key: (key[1], key[0])):
+            label = MAIN if key[0] == self._tree.pid else next(self._free(), "")
+            if label:
+                self._join(label, key, present[key].stack)
+        for key, label in self._slot_of.items():
+            self.slots[label].stack = present[key].stack
+
+    def _free(self) -> Iterator[str]:
+        return (label for n in range(MOST_SLOTS - 1) if (label := f"worker-{n}") not in self.slots)
+
+    def _join(self, label: str, key: tuple[int, int], stack: int) -> None:
+        assert self._target.identity
+        identity = self._target.identity._replace(pid=key[0], start_time_ticks=key[1], exe=None)
+        target = Target(self._target.name, self._target.base.merged({"process": label}), identity)
+        try:
+            self.slots[label] = Slot(label, target, ProcessProbe(target, self._proc), stack)
+        except OSError:
+            if label == MAIN:
+                raise
+            return
+        self._slot_of[key] = label
+        self._restarts[label] += label in self._restarts
+
+    def _leave(self, label: str) -> None:
+        self.slots.pop(label).process.close()
+        self._slot_of = {key: other for key, other in self._slot_of.items() if other != label}
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for slot in self.slots.values():
+            slot.process.close()
