@@ -2,14 +2,21 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
+
+if TYPE_CHECKING:  # a command imports what it runs when it runs: the desk is started through here, too
+    from sidecar.config import Target
+    from sidecar.doctor.examination import Examination
+    from sidecar.doctor.report import Style
+    from sidecar.doctor.surroundings import RunsIn
 
 OK, FAILURE = 0, 1
 
@@ -30,6 +37,15 @@ examples:
   rag-sidecar run --memory.critical 2GiB -- python -m uvicorn rag.app:app
 
 Without a configured way to ask for a cleanup it only observes. docs/configuration.md has every key.
+""",
+    "doctor": """\
+examples:
+  rag-sidecar doctor                            this machine and this sidecar
+  rag-sidecar doctor --pid 4242                 a process: run it as the sidecar will run
+  rag-sidecar doctor --config.file sidecar.yml  everything the file names
+  rag-sidecar doctor --pid 4242 --for compose   the lines for a sidecar beside it
+
+It only reads. Exit codes: 0 nothing is missing, 3 something is, 1 there is no such process. docs/doctor.md
 """,
 }
 
@@ -52,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     desk.add_argument("--starts", type=int, required=True, help=argparse.SUPPRESS)
     desk.set_defaults(call=_desk)
     _add_check(commands)
+    _add_doctor(commands)
     test = commands.add_parser("test", help="run unit tests of rule files, as promtool does")
     tests = test.add_subparsers(dest="what", required=True, metavar="WHAT")
     rules = tests.add_parser("rules", help="run rule tests in promtool's format")
@@ -103,6 +120,22 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     rules.set_defaults(call=_check_rules)
 
 
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    doctor = commands.add_parser(
+        "doctor", help="what can be seen of a process and done to it, why not, and what to add",
+        epilog=EXAMPLES["doctor"], formatter_class=argparse.RawDescriptionHelpFormatter)
+    doctor.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="a sidecar.yml")
+    for name, metavar, said in (("pid", "N", "the process with this number"),
+                                ("match", "REGEX", "found in its command line"),
+                                ("target", "NAME", "this target of the file alone")):
+        doctor.add_argument(FLAGS[name].flag, dest=name, metavar=metavar, help=said)
+    doctor.add_argument("--for", dest="runs_in", choices=("compose", "kubernetes", "systemd", "shell"),
+                        help="print all lines that a sidecar takes there; default: what changes something where the "
+                        "target runs")
+    doctor.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
+    doctor.set_defaults(call=_doctor)
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
     said = {name: getattr(arguments, name) for name in FLAGS}
     return load(arguments.config_file, environment(), Overrides(child=bool(arguments.program), **said))
@@ -122,6 +155,60 @@ def _check_config(arguments: argparse.Namespace) -> int:
     else:
         print(describe(settings))
     return OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from sidecar.clock import wall
+    from sidecar.doctor import machine, report
+    from sidecar.doctor.facts import Roots
+
+    whole = arguments.config_file is not None or (arguments.pid is None and arguments.match is None)
+    overrides = Overrides(pid=arguments.pid, match=arguments.match, target=arguments.target,
+                          child=whole and arguments.config_file is None)
+    settings = load(arguments.config_file, environment(), overrides)
+    listen = settings.web.listen
+    of_us = tuple(machine.facts(Roots(), (listen.host, listen.port), settings.storage)) if whole else ()
+    found = [_examined(target, arguments.runs_in, wall()) for target in settings.targets
+             if not overrides.child and arguments.target in (None, target.name)]
+    if arguments.output == "json":
+        print(report.as_json(of_us, found))
+    else:
+        print(report.as_text(of_us, found, _style()))
+    return report.code(of_us, found)
+
+
+def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examination":
+    """What the doctor finds of a configured target."""
+    from sidecar.discovery.local import ourselves
+    from sidecar.discovery.match import ByPid
+    from sidecar.discovery.roster import Roster, Wanted
+    from sidecar.doctor.examination import Question, absent, examine
+    from sidecar.model import Labels
+
+    signals = frozenset(way.signal for cleanup in ("light", "standard", "aggressive")
+                        for way in target.channels(cleanup) if way.kind == "signal")
+    question = Question(target.name, target.memory, signals, runs_in)
+    if isinstance(target.match, ByPid):
+        return examine(target.match.pid, question, now)
+    (found,) = Roster([Wanted(target.name, Labels(), target.match)], ourselves()).update()
+    if found.identity is None:
+        return absent(question, f"there is no process for {target.match}", "`ps -e` shows those there are")
+    return examine(found.identity.pid, question, now)
+
+
+def _style() -> "Style":
+    """What the terminal can do; the output goes to a file or a pipe as it would to one of 80 columns, colourless."""
+    from sidecar.doctor.report import MARKS, Style
+
+    terminal = sys.stdout.isatty()
+    try:
+        "".join(MARKS.values()).encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        plain = True
+    else:
+        plain = False
+    width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else 80
+    return Style(width or 80, terminal and not environment().get("NO_COLOR"), plain)
 
 
 def _check_rules(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"demo"},
     {"app"},
     {"config", "pipeline"},  # config_*.py and pipeline_*.py are parts of them
-    {"web"},
+    {"web", "doctor"},
     {"discovery", "probes", "store", "thresholds", "rules", "actions", "notify"},
     {"promql", "guard"},
     {"model", "errors", "clock", "logs"},

@@ -1,0 +1,116 @@
+"""Who the target is, as far as anybody may know: number, program, user, age, namespaces, processes."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from sidecar.doctor.facts import UNREADABLE, Fact, printable
+from sidecar.doctor.patient import Patient, hidepid, read
+from sidecar.procfs import CLOCK_TICKS, boot_time, parse_stat
+
+GROUP = "identity"
+MOST_PROCESSES = 1 << 16
+
+
+def facts(patient: Patient, now: float) -> Iterator[Fact]:
+    """Who it is. `now` is Unix time."""
+    it = patient.it
+    inner = f", {it.pids[-1]} in its own pid namespace" if len(it.pids) > 1 else ""
+    yield Fact(GROUP, "pid", "info", f"{patient.pid}{inner}")
+    yield Fact(GROUP, "program", "info", _program(patient))
+    same = it.uids[1] == patient.us.uids[1] and it.gids[1] == patient.us.gids[1]
+    yield Fact(GROUP, "user", "info", f"{it.user}, {'as we' if same else f'we are {patient.us.user}'}")
+    yield Fact(GROUP, "started", "info", _started(patient, now))
+    yield _namespaces(patient)
+    yield from _life(patient)
+
+
+def tree(patient: Patient) -> Fact:
+    """How many processes it has, and whether it is a prefork server."""
+    found = descendants(patient)
+    hides = hidepid(patient.roots)
+    if hides:
+        return Fact("reading", "tree", "warning", f"{len(found) + 1} processes that can be seen",
+                    f"/proc is mounted with hidepid={hides}: children of another user are hidden",
+                    "mount /proc without hidepid, or run as root with CAP_SYS_PTRACE", ("hidepid",))
+    workers = [name for name in found.values() if name == patient.name]
+    if not found:
+        return Fact("reading", "tree", "ok", "one process, without children")
+    prefork = f": a prefork server, main and {len(workers)} workers" if len(workers) > 1 else ""
+    return Fact("reading", "tree", "ok", f"{len(found) + 1} processes{prefork}")
+
+
+def descendants(patient: Patient) -> dict[int, str]:
+    """Pid → name of every process below it, of those that can be seen now."""
+    children: dict[int, list[tuple[int, str]]] = {}
+    for pid in [int(name) for name in os.listdir(patient.roots.proc) if name.isdigit()][:MOST_PROCESSES]:
+        try:
+            stat = read(f"{patient.roots.proc}/{pid}/stat")
+            name = stat[stat.index(b"(") + 1:stat.rindex(b")")].decode("utf-8", "replace")
+            children.setdefault(int(parse_stat(stat)[1]), []).append((pid, name))
+        except UNREADABLE:
+            continue  # it has ended, or is hidden
+    found: dict[int, str] = {}
+    waiting = [patient.pid]
+    for parent in waiting:
+        for pid, name in children.get(parent, ()):
+            if pid not in found and pid != patient.pid:
+                found[pid] = name
+                waiting.append(pid)
+    return found
+
+
+def _program(patient: Patient) -> str:
+    words = " ".join(map(os.path.basename, patient.words[:1])) or patient.name
+    title = f"{printable(words)}" + (f" (named {printable(patient.name)})" if patient.name != words else "")
+    return title + (f", known as {patient.server}" if patient.server and patient.server != words else "")
+
+
+def _started(patient: Patient, now: float) -> str:
+    booted = boot_time(patient.roots.proc)
+    if not booted:
+        return "when is not known: the time of boot is hidden"
+    at = booted + patient.identity.start_time_ticks / CLOCK_TICKS
+    age = max(0, int(now - at))
+    days, hours, minutes = age // 86400, age % 86400 // 3600, age % 3600 // 60
+    said = f"{days} d {hours} h" if days else f"{hours} h {minutes} min" if hours else f"{minutes} min {age % 60} s"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC, {said} ago"
+
+
+def _namespaces(patient: Patient) -> Fact:
+    """Which it shares with us. Where links may not be read, its numbers still tell of another pid namespace."""
+    seen = dict(patient.namespaces)
+    if seen["pid"] is None and len(patient.it.pids) > len(patient.us.pids):
+        seen["pid"] = False
+    sorts = (("ours", True), ("others", False), ("unknown", None))
+    said = [f"{word}: {', '.join(kinds)}" for word, answer in sorts
+            if (kinds := [kind for kind, shared in seen.items() if shared is answer])]
+    return Fact(GROUP, "namespaces", "info", "; ".join(said))
+
+
+def _life(patient: Patient) -> Iterator[Fact]:
+    """Whose end is ours: the kernel kills a pid namespace with its first process, see pid_namespaces(7)."""
+    if patient.us.pids[-1] == 1 or patient.namespaces["pid"] is False:
+        return
+    first = patient.pid == 1 or _is_below_first(patient)
+    if first:
+        yield Fact(GROUP, "init", "warning", "process 1 of the pid namespace that we share goes with it",
+                   "the kernel kills every process of a pid namespace whose first process ends: the sidecar too, "
+                   "before it can tell of it",
+                   "have a third, tiny container hold the pid namespace, and join it with both")
+
+
+def _is_below_first(patient: Patient) -> bool:
+    """Whether process 1 starts the target in its own container, and is in no container of ours."""
+    try:
+        cgroups = [read(f"{patient.roots.proc}/{who}/cgroup") for who in ("1", patient.pid, "self")]
+        if not cgroups[0] == cgroups[1] != cgroups[2]:
+            return False
+        parent = patient.pid
+        for _ in range(100):
+            parent = int(parse_stat(read(f"{patient.roots.proc}/{parent}/stat"))[1])
+            if parent <= 1:
+                return parent == 1
+    except UNREADABLE:
+        return False
+    return False

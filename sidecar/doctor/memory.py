@@ -1,0 +1,59 @@
+"""What limits the target's memory, where the lines would lie, and how exact the figures are."""
+
+from collections.abc import Iterator
+
+from sidecar.doctor.facts import UNREADABLE, Fact
+from sidecar.doctor.patient import Patient, read
+from sidecar.doctor.reading import cgroup
+from sidecar.errors import SidecarError
+from sidecar.procfs import status_field
+from sidecar.thresholds import Thresholds, Wanted, mib, resolve
+
+GROUP = "memory"
+
+
+def facts(patient: Patient, wanted: Wanted) -> Iterator[Fact]:
+    """The cgroup, its limit, the lines that would hold, swap."""
+    fact, limit, known = cgroup(patient)
+    yield fact
+    if not known:
+        yield Fact(GROUP, "limit", "missing", "not known: that is not \"unlimited\"", "the cgroup cannot be read",
+                   "see cgroup, or set memory lines in bytes")
+    elif limit is None:
+        yield Fact(GROUP, "limit", "info", "none, from its own cgroup up to the root")
+    else:
+        yield Fact(GROUP, "limit", "ok", f"{mib(limit)}, the tightest from its own cgroup up")
+    yield _lines(limit, known, wanted)
+    yield _swap(patient)
+
+
+def _lines(limit: int | None, known: bool, wanted: Wanted) -> Fact:
+    """The thresholds, as `run` would find them."""
+    try:
+        found = resolve(limit, wanted)
+    except SidecarError as error:
+        return Fact(GROUP, "lines", "missing", str(error), do=error.help)
+    what = _said(found)
+    if found.armed:
+        return Fact(GROUP, "lines", "warning" if found.warnings else "ok", what, "; ".join(found.warnings))
+    return Fact(GROUP, "lines", "warning", what,
+                ("no limit" if known else "no limit that can be read") + ", and no line was set: nothing is done then",
+                "set --memory.main and --memory.critical, or limit the target's cgroup")
+
+
+def _said(found: Thresholds) -> str:
+    main, critical = found.main, found.critical
+    source = critical.source if main.source == critical.source else f"{main.source}, {critical.source}"
+    return f"main {mib(main.size_bytes)}, critical {mib(critical.size_bytes)} ({source}), basis {found.basis}"
+
+
+def _swap(patient: Patient) -> Fact:
+    """Swapped-out memory leaves the resident size; what the bases anon and cgroup count, they count with it."""
+    try:
+        swapped = status_field(read(f"{patient.folder}/status"), b"VmSwap", 0)
+        total = status_field(read(f"{patient.roots.proc}/meminfo"), b"SwapTotal", 0)
+    except UNREADABLE:
+        return Fact(GROUP, "swap", "info", "not known")
+    if not total and not swapped:
+        return Fact(GROUP, "swap", "info", "none on this machine")
+    return Fact(GROUP, "swap", "info", f"{mib(swapped)} of it swapped out, {mib(total)} on this machine")

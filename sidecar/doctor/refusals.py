@@ -1,0 +1,90 @@
+"""Why the kernel refuses a file of /proc/PID, and what would help.
+
+The rules are those of ptrace(2), "Ptrace access mode checking", of proc_pid(5), and of the kernel's Yama.rst.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sidecar.doctor.facts import Fact, Need, told
+from sidecar.doctor.patient import DAC_OVERRIDE, DAC_READ_SEARCH, SYS_PTRACE, Patient
+
+OWNED = ("fd", "io", "mem")
+"""Files with a mode for their owner only."""
+TRACED = ("io", "smaps_rollup", "maps", "exe", "root", "mem")
+"""Files that take the right to read another process (PTRACE_MODE_READ; for mem PTRACE_MODE_ATTACH)."""
+
+NOT_FROM_OUTSIDE = "only the program itself can tell then: give it a debug endpoint"
+
+
+class Refusal(NamedTuple):
+    """One reason, what to do about it, and what that needs."""
+
+    why: str
+    do: str
+    needs: tuple[Need, ...]
+
+
+def refused(patient: Patient, group: str, name: str, file: str, error: OSError) -> Fact:
+    """The fact that `file` of /proc/PID may not be read, with every reason that holds."""
+    if not isinstance(error, PermissionError):
+        return Fact(group, name, "missing", told(error))
+    found = list(refusals(patient, file))
+    return Fact(group, name, "missing", f"{error.strerror}: {patient.folder}/{file}",
+                "; ".join(each.why for each in found), "; ".join(dict.fromkeys(each.do for each in found)),
+                tuple(dict.fromkeys(need for each in found for need in each.needs)))
+
+
+def refusals(patient: Patient, file: str) -> Iterator[Refusal]:
+    """Every reason why this file is refused to us; if none is known, that."""
+    found = [*_of_the_user(patient, file), *_of_tracing(patient, file), *_of_yama(patient, file)]
+    yield from found or [Refusal("users, capabilities and Yama allow it: a security module (AppArmor, SELinux) or a "
+                                 "sandbox (gVisor) refuses it, or it belongs to another user namespace",
+                                 "look into the kernel's log for what refused it", ())]
+
+
+def _of_the_user(patient: Patient, file: str) -> Iterator[Refusal]:
+    """Another user's process."""
+    us, it = patient.us, patient.it
+    may_trace = us.can(SYS_PTRACE) or file not in TRACED
+    may_open = us.can(DAC_OVERRIDE, DAC_READ_SEARCH) or file not in OWNED
+    if us.uids[3] != it.uids[1] or us.gids[3] != it.gids[1] or it.changes_user:
+        if may_trace and not may_open and us.can(SYS_PTRACE):
+            yield Refusal("it belongs to another user and only its owner may open it: CAP_SYS_PTRACE does not help, "
+                          "CAP_DAC_READ_SEARCH would", f"run the sidecar as {it.user}, or add CAP_DAC_READ_SEARCH",
+                          ("same_user", "dac_read"))
+        elif it.changes_user and not (may_trace and may_open):
+            yield Refusal("it has changed its user or group and holds on to the old one: only CAP_SYS_PTRACE may look",
+                          "run the sidecar as root with CAP_SYS_PTRACE", ("sys_ptrace",))
+        elif not (may_trace and may_open):
+            yield Refusal(f"it runs as {it.user}, we as {us.user}: without capabilities one reads one's own processes "
+                          "only, of the same user and group", f"run the sidecar as {it.user}", ("same_user",))
+
+
+def _of_tracing(patient: Patient, file: str) -> Iterator[Refusal]:
+    """What the process itself has set, or holds."""
+    us, it = patient.us, patient.it
+    if us.can(SYS_PTRACE):
+        return
+    if patient.dumpable is False and not (file == "fd" and us.can(DAC_OVERRIDE, DAC_READ_SEARCH)):
+        yield Refusal("it is not dumpable (PR_SET_DUMPABLE, or it changed its user after its start): only "
+                      "CAP_SYS_PTRACE may look", "start it as its user from the beginning, or run the sidecar as root "
+                      "with CAP_SYS_PTRACE", ("sys_ptrace",))
+    elif file in TRACED and us.uids[3] == it.uids[1] and it.permitted & ~us.effective:
+        yield Refusal("it has capabilities that we have not, and only CAP_SYS_PTRACE looks up to them",
+                      "give the sidecar the same capabilities, or CAP_SYS_PTRACE", ("sys_ptrace",))
+
+
+def _of_yama(patient: Patient, file: str) -> Iterator[Refusal]:
+    """The machine's rule for looking into memory: not for descendants in scope 1, but a sidecar is no ancestor."""
+    if file != "mem" or not patient.yama:
+        return
+    if patient.yama >= 3:
+        yield Refusal("kernel.yama.ptrace_scope is 3: nobody may look into another process until the next boot",
+                      NOT_FROM_OUTSIDE, ())
+    elif not patient.us.can(SYS_PTRACE):
+        yield Refusal(f"kernel.yama.ptrace_scope is {patient.yama}: memory is read by "
+                      + ("ancestors, by whom the target names, or" if patient.yama == 1 else "nobody, except")
+                      + " with CAP_SYS_PTRACE",
+                      "give the sidecar CAP_SYS_PTRACE" + (", or have the target allow it (PR_SET_PTRACER)"
+                                                           if patient.yama == 1 else ""), ("yama",))
