@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from sidecar.doctor.facts import UNREADABLE, Fact, printable
-from sidecar.doctor.patient import Patient, hidepid, read
+from sidecar.doctor.patient import SYS_PTRACE, Patient, hidepid, read
 from sidecar.procfs import CLOCK_TICKS, boot_time, parse_stat
 
 GROUP = "identity"
@@ -29,8 +29,8 @@ def tree(patient: Patient) -> Fact:
     """How many processes it has, and whether it is a prefork server."""
     found = descendants(patient)
     hides = hidepid(patient.roots)
-    if hides:
-        return Fact("reading", "tree", "warning", f"{len(found) + 1} processes that can be seen",
+    if hides and not patient.us.can(SYS_PTRACE):
+        return Fact("reading", "tree", "warning", f"{len(found) + 1} that can be seen",
                     f"/proc is mounted with hidepid={hides}: children of another user are hidden",
                     "mount /proc without hidepid, or run as root with CAP_SYS_PTRACE", ("hidepid",))
     workers = [name for name in found.values() if name == patient.name]
@@ -78,13 +78,10 @@ def _started(patient: Patient, now: float) -> str:
 
 
 def _namespaces(patient: Patient) -> Fact:
-    """Which it shares with us. Where links may not be read, its numbers still tell of another pid namespace."""
-    seen = dict(patient.namespaces)
-    if seen["pid"] is None and len(patient.it.pids) > len(patient.us.pids):
-        seen["pid"] = False
+    """Which it shares with us."""
     sorts = (("ours", True), ("others", False), ("unknown", None))
     said = [f"{word}: {', '.join(kinds)}" for word, answer in sorts
-            if (kinds := [kind for kind, shared in seen.items() if shared is answer])]
+            if (kinds := [kind for kind, shared in patient.namespaces.items() if shared is answer])]
     return Fact(GROUP, "namespaces", "info", "; ".join(said))
 
 

@@ -135,7 +135,7 @@ def meet(pid: int, roots: Roots) -> Patient:
     return Patient(
         pid, identity, roots, us, it, name=stat[stat.index(b"(") + 1:stat.rindex(b")")].decode("utf-8", "replace"),
         words=_words(folder), dumpable=_dumpable(it, owner), owner=owner,
-        namespaces={kind: _shared(kind, folder, roots) for kind in NAMESPACES}, yama=yama_scope(roots))
+        namespaces=_namespaces(folder, roots, it, us), yama=yama_scope(roots))
 
 
 def still_there(patient: Patient) -> None:
@@ -212,8 +212,19 @@ def _dumpable(it: Credentials, owner: int) -> bool | None:
     return None if it.uids[1] == owner == 0 else owner == it.uids[1]
 
 
-def _shared(kind: str, folder: str, roots: Roots) -> bool | None:
+def _namespaces(folder: str, roots: Roots, it: Credentials, us: Credentials) -> dict[str, bool | None]:
+    """Kind → whether it is ours too. Where links may not be read, what is open to all still tells some that are not."""
+    found: dict[str, bool | None] = {}
+    for kind in NAMESPACES:
+        try:
+            found[kind] = os.readlink(f"{folder}/ns/{kind}") == os.readlink(f"{roots.proc}/self/ns/{kind}")
+        except OSError:
+            found[kind] = None
+    if found["pid"] is None and len(it.pids) > len(us.pids):
+        found["pid"] = False
     try:
-        return os.readlink(f"{folder}/ns/{kind}") == os.readlink(f"{roots.proc}/self/ns/{kind}")
+        if found["user"] is None and read(f"{folder}/uid_map") != read(f"{roots.proc}/self/uid_map"):
+            found["user"] = False
     except OSError:
-        return None
+        pass
+    return found

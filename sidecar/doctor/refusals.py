@@ -38,8 +38,11 @@ def refused(patient: Patient, group: str, name: str, file: str, error: OSError) 
 def refusals(patient: Patient, file: str) -> Iterator[Refusal]:
     """Every reason why this file is refused to us; if none is known, that."""
     found = [*_of_the_user(patient, file), *_of_tracing(patient, file), *_of_yama(patient, file)]
-    yield from found or [Refusal("users, capabilities and Yama allow it: a security module (AppArmor, SELinux) or a "
-                                 "sandbox (gVisor) refuses it, or it belongs to another user namespace",
+    if not found and patient.namespaces["user"] is False:
+        found = [Refusal("it lives in another user namespace: what we may do in ours does not hold there",
+                         "run the sidecar in the target's user namespace, or outside of both", ())]
+    yield from found or [Refusal("users, capabilities and Yama allow it: a security module (AppArmor, SELinux), a "
+                                 "sandbox (gVisor) or a user namespace refuses it",
                                  "look into the kernel's log for what refused it", ())]
 
 
