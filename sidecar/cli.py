@@ -87,6 +87,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which process")
     which.add_argument(flags["pid"], dest="pid", metavar="N", help="the process with this number")
     which.add_argument(flags["match"], dest="match", metavar="REGEX", help="found in its command line")
+    which.add_argument(flags["url"], dest="url", metavar="URL", help="no process, only a debug endpoint that tells its "
+                       "memory")
     which.add_argument(flags["target"], dest="target", metavar="NAME", help="its name (label target), or the one of "
                        "the file that these flags speak of; default rag")
     lines = parser.add_argument_group("memory lines")

@@ -29,11 +29,13 @@ from sidecar.config_values import (
     http_url,
     path,
     pattern,
+    port,
     signal_name,
     target_name,
+    truth,
 )
 from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader
-from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile
+from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
 from sidecar.thresholds import Share, Size, contradiction
 
@@ -122,9 +124,11 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
         return folder / path(text)
 
     return {
-        str: str, int: count, Path: below, Size | Share: file_wish, TargetName: target_name, HttpUrl: http_url,
-        BaseUrl: base_url, Address: address, Signals: signal_name, ByPid: lambda text: ByPid(count(text)),
-        ByPidfile: lambda text: ByPidfile(below(text)), ByCmdline: lambda text: ByCmdline(pattern(text)),
+        str: str, int: count, bool: truth, Path: below, Size | Share: file_wish, TargetName: target_name,
+        HttpUrl: http_url, BaseUrl: base_url, Address: address, Signals: signal_name,
+        ByPid: lambda text: ByPid(count(text)), ByPidfile: lambda text: ByPidfile(below(text)),
+        ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),
+        ByUrl: lambda text: ByUrl(http_url(text)),
     }
 
 

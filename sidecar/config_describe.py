@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from sidecar.actions.options import Options
-from sidecar.config_settings import Settings, Target
+from sidecar.config_settings import EndpointSection, Settings, Target
 from sidecar.config_values import duration_text, size_text, without_credentials
 from sidecar.config_yaml import key_of
 from sidecar.thresholds import (
@@ -68,10 +68,25 @@ def _target(target: Target, where: str) -> Iterator[tuple[str, str]]:
     for level in LEVELS:
         yield f"{where}.memory.{level}", _line(target.memory, level)
     yield f"{where}.memory.basis", target.memory.basis
+    if target.endpoint:
+        yield from _endpoint(target.endpoint, f"{where}.endpoint")
     for index, channel in enumerate(target.cleanup):
         yield f"{where}.cleanup[{index}]", str(channel)
     if not target.cleanup:
         yield f"{where}.cleanup", "none"
+
+
+def _endpoint(section: EndpointSection, where: str) -> Iterator[tuple[str, str]]:
+    """Of the headers only the names, of the URL all but the query: both may hold secrets."""
+    if section.url:
+        yield f"{where}.url", section.url.partition("?")[0]
+    yield f"{where}.used", section.used or "none"
+    yield f"{where}.unit", section.unit
+    yield f"{where}.status", section.status or "none"
+    yield f"{where}.states", ", ".join(section.states)
+    yield f"{where}.every", duration_text(section.every_seconds)
+    yield f"{where}.timeout", duration_text(section.timeout_seconds)
+    yield f"{where}.headers", _listed(section.headers)
 
 
 def _line(wanted: Wanted, level: Level) -> str:

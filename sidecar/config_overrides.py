@@ -7,8 +7,19 @@ from typing import Any, NamedTuple, get_args
 
 from sidecar.actions.options import Mode
 from sidecar.config_settings import LogFormat, LogLevel
-from sidecar.config_values import address, base_url, choice, count, megabytes, path, pattern, target_name, wish
-from sidecar.discovery.match import ByCmdline, ByPid
+from sidecar.config_values import (
+    address,
+    base_url,
+    choice,
+    count,
+    http_url,
+    megabytes,
+    path,
+    pattern,
+    target_name,
+    wish,
+)
+from sidecar.discovery.match import ByCmdline, ByPid, ByUrl
 from sidecar.thresholds import AskedBasis, Size
 
 Note = Callable[[str, str], None]
@@ -25,6 +36,7 @@ class Overrides:
     target: str | None = None
     pid: int | str | None = None
     match: str | None = None
+    url: str | None = None
     child: bool = False
     memory_main: str | None = None
     memory_critical: str | None = None
@@ -60,6 +72,7 @@ FLAGS: Mapping[str, Flag] = {
     "target": Flag("--target", "", target_name),
     "pid": Flag("--pid", OF_TARGET + "match", lambda text: ByPid(count(text))),
     "match": Flag("--match", OF_TARGET + "match", lambda text: ByCmdline(pattern(text))),
+    "url": Flag("--url", OF_TARGET + "match", lambda text: ByUrl(http_url(text))),
     "memory_main": Flag("--memory.main", OF_TARGET + "memory.main", _wish),
     "memory_critical": Flag("--memory.critical", OF_TARGET + "memory.critical", _wish),
     "memory_basis": Flag("--memory.basis", OF_TARGET + "memory.basis", _one_of(AskedBasis)),
@@ -90,7 +103,7 @@ def said(overrides: Overrides, note: Note) -> dict[str, Any]:
 
 def selectors(overrides: Overrides) -> list[str]:
     """The ways in which the command line says which process is meant; more than one is a mistake."""
-    given = [FLAGS[name].flag for name in ("pid", "match") if getattr(overrides, name) is not None]
+    given = [FLAGS[name].flag for name in ("pid", "match", "url") if getattr(overrides, name) is not None]
     return [*given, "-- COMMAND"] if overrides.child else given
 
 

@@ -9,19 +9,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import ClassVar, Literal
-from urllib.parse import urlsplit
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
-from sidecar.config_values import Address, BaseUrl, HttpUrl, TargetName, duration_text, signal_name
-from sidecar.discovery.match import AsChild, Match
+from sidecar.config_values import UNITS, Address, BaseUrl, HttpUrl, TargetName, duration_text, signal_name
+from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
+from sidecar.probes.endpoint_figures import MOST_CHARACTERS, OTHER, STATES, Endpoint, Selector
 from sidecar.thresholds import Wanted
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "logfmt", "json"]
 
 DEFAULTS = Options()
+
+
+def _check_request(timeout_seconds: float, headers: Mapping[str, str]) -> None:
+    """Raise ValueError for what no HTTP request can have."""
+    if not 0 < timeout_seconds <= 60:
+        raise ValueError("timeout must be more than 0s and at most 60s")
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
+            raise ValueError(f"{name!r} is not the name of a header")
+        if not re.fullmatch(r"[ -~]{1,4096}", value):
+            raise ValueError(f"the header {name} must be 1 to 4096 printable ASCII characters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +45,7 @@ class HttpChannel:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if "@" in urlsplit(self.url).netloc:
-            raise ValueError("credentials in the URL are not sent: give an Authorization header")
-        if not 0 < self.timeout_seconds <= 60:
-            raise ValueError("timeout must be more than 0s and at most 60s")
-        for name, value in self.headers.items():
-            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
-                raise ValueError(f"{name!r} is not the name of a header")
-            if not re.fullmatch(r"[ -~]{1,4096}", value):
-                raise ValueError(f"the header {name} must be 1 to 4096 printable ASCII characters")
+        _check_request(self.timeout_seconds, self.headers)
 
     def __str__(self) -> str:
         headers = f", headers {', '.join(self.headers)}" if self.headers else ""
@@ -86,6 +89,41 @@ class SignalChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointSection:
+    """A debug endpoint that the target has: where, and what in its answer counts. Headers may hold secrets.
+
+    `used` and `status` are paths such as `rag.memory.used`; on a page of Prometheus's format `used` is a metric's name
+    or selector. `states` are the texts that `status` may have. `url` is left out where `match` has it.
+    """
+
+    url: HttpUrl | None = field(default=None, repr=False)
+    used: str = ""
+    unit: Literal["B", "KiB", "MiB", "GiB", "KB", "MB", "GB"] = "B"
+    status: str = ""
+    states: tuple[str, ...] = STATES
+    every_seconds: float = 5.0
+    timeout_seconds: float = 2.0
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_request(self.timeout_seconds, self.headers)
+        if not 1 <= self.every_seconds <= 3600:
+            raise ValueError("every must be at least 1s and at most 1h")
+        if not 1 <= len(self.states) <= 10 or len({*self.states, "", OTHER}) < len(self.states) + 2:
+            raise ValueError(f"states must be 1 to 10 different texts, none of them empty or {OTHER!r}")
+        for name, texts in (("used", [self.used]), ("status", [self.status]), ("states", self.states)):
+            for text in texts:
+                if isinstance(text, str) and (len(text) > MOST_CHARACTERS or not text.isprintable()):
+                    raise ValueError(f"{name} must be at most {MOST_CHARACTERS} printable characters")
+        Selector.of(self.used)
+
+    def at(self, url: str) -> Endpoint:
+        """How it is asked."""
+        return Endpoint(url, self.used, UNITS[self.unit], self.status, self.states, self.every_seconds,
+                        self.timeout_seconds, tuple(self.headers.items()))
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A process to watch. `name` becomes the label `target`."""
 
@@ -93,7 +131,13 @@ class Target:
     match: Match = AsChild()  # noqa: RUF009 - frozen
     children: bool = True
     memory: Wanted = Wanted()  # noqa: RUF009 - frozen
+    endpoint: EndpointSection | None = None
     cleanup: tuple[HttpChannel | SignalChannel, ...] = ()
+
+    def asked(self) -> Endpoint | None:
+        """How its debug endpoint is asked, None if it has none."""
+        url = self.match.url if isinstance(self.match, ByUrl) else self.endpoint and self.endpoint.url
+        return (self.endpoint or EndpointSection()).at(url) if url else None
 
     def channels(self, cleanup: Cleanup) -> tuple[Channel, ...]:
         """The ways to ask this target for `cleanup`, in the order in which they are tried."""

@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.config_overrides import FLAGS, OF_TARGET, VARIABLES, Note, Overrides, selectors
-from sidecar.config_settings import Target
+from sidecar.config_settings import SignalChannel, Target
 from sidecar.config_values import TargetName, nearest
-from sidecar.discovery.match import AsChild
+from sidecar.discovery.match import AsChild, ByUrl
 from sidecar.thresholds import Size, contradiction
 
 DEFAULT_NAME = TargetName("rag")
@@ -22,8 +22,8 @@ def merged(
         note(" ".join(ways), "only one of these can say which process is meant")
         return targets
     if not targets and not ways:
-        note("targets", f"there is none: give {FLAGS['pid'].flag} N, {FLAGS['match'].flag} REGEX or -- COMMAND, "
-                        "or name targets in a file")
+        note("targets", f"there is none: give {FLAGS['pid'].flag} N, {FLAGS['match'].flag} REGEX, {FLAGS['url'].flag} "
+                        "URL or -- COMMAND, or name targets in a file")
         return targets
     named = targets or (Target(said.get("target", DEFAULT_NAME)),)
     index = spoken_of(named, overrides, said, note)
@@ -33,9 +33,28 @@ def merged(
     for at, target in enumerate(found):
         if isinstance(target.match, AsChild) and not (overrides.child and at == index):
             note(f"targets[{at}]", f"'match' is missing: no process is named for {target.name}")
-        if wrong := contradiction(target.memory):
-            note(f"targets[{at}].memory", wrong)
-    return tuple(found)
+        for key, wrong in _contradictions(target):
+            note(f"targets[{at}].{key}", wrong)
+    return tuple(_with(each, {"basis": "endpoint"}) if isinstance(each.match, ByUrl) else each for each in found)
+
+
+def _contradictions(target: Target) -> Iterator[tuple[str, str]]:
+    """(key, what) of what does not fit together in one target."""
+    if wrong := contradiction(target.memory):
+        yield "memory", wrong
+    section, match, basis = target.endpoint, target.match, target.memory.basis
+    if basis == "endpoint" and not (section and section.used):
+        yield "memory.basis", "endpoint needs endpoint.used: which of its numbers counts"
+    if isinstance(match, ByUrl):
+        if basis not in ("auto", "endpoint"):
+            yield "memory.basis", f"{basis} is not known of a target that is known by its URL alone"
+        if section and section.url not in (None, match.url):
+            yield "endpoint.url", "match names another URL"
+        for at, channel in enumerate(target.cleanup):
+            if isinstance(channel, SignalChannel):
+                yield f"cleanup[{at}]", "no signal can be sent to a target that is known by its URL alone"
+    elif section and section.url is None:
+        yield "endpoint", "'url' is missing"
 
 
 def spoken_of(targets: tuple[Target, ...], overrides: Overrides, said: Mapping[str, Any], note: Note) -> int | None:
@@ -72,7 +91,7 @@ def origins(
 
 def _overridden(target: Target, overrides: Overrides, said: Mapping[str, Any]) -> Target:
     wishes = {name.removeprefix("memory_"): value for name, value in said.items() if name.startswith("memory_")}
-    match = AsChild() if overrides.child else said.get("pid") or said.get("match") or target.match
+    match = AsChild() if overrides.child else said.get("pid") or said.get("match") or said.get("url") or target.match
     return _with(replace(target, match=match), wishes)
 
 

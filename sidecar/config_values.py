@@ -19,10 +19,11 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGWINCH)
 """Signals that ask for a cleanup: those that programs catch to do something and carry on. Every other one ends, stops
 or faults a process by design, or belongs to its runtime (SIGCHLD, SIGALRM, SIGPROF …)."""
 
-_UNITS: dict[str, int] = {
+UNITS: dict[str, int] = {
     "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
     "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
 }
+"""Unit → bytes. MB is 1024² bytes, the same as MiB: what the seeds, ps and top mean by it."""
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)")
 _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
@@ -55,16 +56,16 @@ def choice(text: str, choices: tuple[str, ...]) -> str:
 
 
 def size(text: str) -> int:
-    """Bytes of `512MiB`. MB is 1024² bytes, the same as MiB: what the seeds, ps and top mean by it."""
+    """Bytes of `512MiB`."""
     match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} is not a size such as 512MiB")
     number, unit = match.groups()
     if not unit:
         raise ValueError(f"{text} has no unit: write {text}MiB, {text}KiB, {text}GiB or {text}B")
-    if unit not in _UNITS:
-        raise ValueError(f"{text!r} has an unknown unit, {nearest(unit, tuple(_UNITS))}")
-    found = round(float(number) * _UNITS[unit])
+    if unit not in UNITS:
+        raise ValueError(f"{text!r} has an unknown unit, {nearest(unit, tuple(UNITS))}")
+    found = round(float(number) * UNITS[unit])
     if not 0 < found < 2 ** 63:
         raise ValueError(f"{text} is not a usable size: it must be more than 0 and less than 8 EiB")
     return found
@@ -108,11 +109,26 @@ def ratio(text: str) -> float:
     return float(text)
 
 
+def truth(text: str) -> bool:
+    """`true` or `false`."""
+    if text not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
         raise ValueError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def port(text: str) -> int:
+    """The number of a TCP port."""
+    number = count(text)
+    if number > 65535:
+        raise ValueError(f"{text} is not a port: they end at 65535")
+    return number
 
 
 def path(text: str) -> Path:
@@ -154,7 +170,14 @@ def signal_name(text: str) -> signal.Signals:
 
 
 def http_url(text: str) -> HttpUrl:
-    """An http or https URL; path and query are free."""
+    """An http or https URL without credentials; path and query are free."""
+    url = _url(text)
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("credentials in the URL are not sent: give an Authorization header")
+    return HttpUrl(url)
+
+
+def _url(text: str) -> str:
     said = repr(without_credentials(text))
     try:
         parts = urlsplit(text)
@@ -163,12 +186,12 @@ def http_url(text: str) -> HttpUrl:
         raise ValueError(f"{said} is not a URL: {error}") from None
     if not usable or parts.fragment or not re.fullmatch(r"[!-~]+", text):
         raise ValueError(f"{said} is not a URL such as http://127.0.0.1:9093")
-    return HttpUrl(text)
+    return text
 
 
 def base_url(text: str) -> BaseUrl:
     """An http or https URL below which paths are added: it has no query."""
-    url = http_url(text)
+    url = _url(text)
     if "?" in url:
         raise ValueError(f"{without_credentials(text)!r} has a query: give scheme, host, port and path prefix only")
     return BaseUrl(url.rstrip("/"))
@@ -200,8 +223,8 @@ def address(text: str) -> Address:
 def size_text(size_bytes: int) -> str:
     """A size for people: exact in the largest unit that goes, 1536MiB and not 1.5GiB, else MiB with one decimal."""
     for unit in ("GiB", "MiB", "KiB"):
-        if size_bytes and size_bytes % _UNITS[unit] == 0:
-            return f"{size_bytes // _UNITS[unit]}{unit}"
+        if size_bytes and size_bytes % UNITS[unit] == 0:
+            return f"{size_bytes // UNITS[unit]}{unit}"
     return mib(size_bytes)
 
 

@@ -11,6 +11,7 @@ from sidecar.config import Overrides, Settings, default_storage, describe, envir
 from sidecar.config_values import duration, duration_text, size, size_text
 from sidecar.errors import ConfigError
 from sidecar.guard.wire import Channel
+from sidecar.probes.endpoint_figures import Endpoint
 from sidecar.thresholds import resolve
 
 HERE = Path(__file__).parent
@@ -91,6 +92,33 @@ def test_a_pattern_or_a_command_is_enough() -> None:
     assert (child.name, str(child.match)) == ("x", "the command after --")
 
 
+def test_a_url_is_enough() -> None:
+    """--url names a target without a process: what counts is what its endpoint tells, never a process's memory."""
+    target = load(None, ENV, Overrides(url="http://127.0.0.1:5000/memory?key=s3cret")).targets[0]
+    assert (target.name, str(target.match)) == ("rag", "url http://127.0.0.1:5000/memory")
+    assert target.memory.basis == "endpoint"
+    assert target.asked() == Endpoint("http://127.0.0.1:5000/memory?key=s3cret")
+    assert load(None, ENV, Overrides(pid=1)).targets[0].asked() is None
+
+
+def test_endpoints_are_asked_as_the_file_says() -> None:
+    """The URL of `match` or its own, the unit in bytes, everything else as it is written."""
+    api, page, far, alone = (target.asked() for target in load(CASES / "endpoint.good.yml", ENV, Overrides()).targets)
+    assert api == Endpoint("http://127.0.0.1:8000/memory?key=s3cret", "rag.memory_mb", MIB, "status", ("ok", "high"),
+                           10.0, 0.5, (("Authorization", "Bearer s3cret"),))
+    assert page == Endpoint("http://127.0.0.1:8000/metrics", 'process_resident_memory_bytes{kind="main"}')
+    assert far == Endpoint("https://rag.example/memory?key=s3cret", "memory.used", timeout_seconds=5.0)
+    assert alone == Endpoint("http://127.0.0.1:5000/memory")
+
+
+def test_the_command_line_can_take_the_process_away(tmp_path: Path) -> None:
+    """--url in the place of the file's match: the rest of the target stays, where it still makes sense."""
+    file = written(tmp_path, ONE.replace("main", "basis: anon, main") + "    endpoint: {used: memory_mb, unit: MB}\n")
+    assert "targets[0].memory.basis: anon is not known of a target" in told(file, ENV, Overrides(url="http://h/m"))
+    target = load(file, ENV, Overrides(url="http://h/m", memory_basis="endpoint")).targets[0]
+    assert target.asked() == Endpoint("http://h/m", "memory_mb", MIB)
+
+
 def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -> None:
     """Later wins, each level on its own, and every setting says who set it."""
     file = written(tmp_path, ONE + "web: {listen: '127.0.0.1:1'}\nstorage: {path: state}\n"
@@ -138,7 +166,9 @@ def test_mistakes_everywhere_come_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "overrides", "message"), [
-    ("", Overrides(), "targets: there is none: give --pid N, --match REGEX or -- COMMAND"),
+    ("", Overrides(), "targets: there is none: give --pid N, --match REGEX, --url URL or -- COMMAND"),
+    (ONE, Overrides(pid=1, url="http://h/m"), "command line: --pid --url: only one of these"),
+    (ONE, Overrides(url="h/m"), "command line: --url: 'h/m' is not a URL"),
     (ONE, Overrides(pid=1, child=True), "command line: --pid -- COMMAND: only one of these"),
     (TWO, Overrides(pid=1), "command line: --pid: the file has 2 targets (a, b): say which one is meant with --target"),
     (TWO, Overrides(memory_main="1GiB"), "--memory.main: the file has 2 targets (a, b)"),
@@ -199,9 +229,12 @@ def test_secrets_are_not_shown() -> None:
     """Neither the description nor the repr of the settings holds the value of a header or a password in an URL."""
     settings = load(CASES / "full.good.yml", ENV, Overrides())
     assert settings.targets[0].channels("light")[0].headers == (("Authorization", "Bearer s3cret"),)
-    assert "s3cret" not in describe(settings)
-    assert "s3cret" not in repr(settings.targets)
-    assert "s3cret" not in (CASES / "channels.bad.txt").read_text(encoding="utf-8")
+    for shown in (settings, load(CASES / "endpoint.good.yml", ENV, Overrides())):
+        assert "s3cret" not in describe(shown)
+        assert "s3cret" not in repr(shown.targets)
+        assert "s3cret" not in repr([target.asked() for target in shown.targets])
+    assert all("s3cret" not in (CASES / name).read_text(encoding="utf-8")
+               for name in ("channels.bad.txt", "endpoint.bad.txt"))
 
 
 @pytest.mark.parametrize(("content", "message"), [

@@ -14,7 +14,7 @@ from sidecar.clock import monotonic
 from sidecar.errors import ProbeFailed
 from sidecar.model import Metric, Sample
 from sidecar.probes import endpoint_json, endpoint_page
-from sidecar.probes.endpoint_figures import Endpoint, Figures
+from sidecar.probes.endpoint_figures import OTHER, Endpoint, Figures
 from sidecar.probes.series import SeriesOf
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ class _Poller:
         samples += [make(figures.metric, value, at, *labels) for labels, value in figures.values.items()]
         if figures.state is not None:
             samples += [make(STATUS.name, float(figures.state == state), at, "status", state)
-                        for state in (*self._endpoint.states, "other")]
+                        for state in (*self._endpoint.states, OTHER)]
         return EndpointReading(samples, figures.used_bytes, self._up, at - age)
 
 

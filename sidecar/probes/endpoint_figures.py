@@ -9,6 +9,9 @@ from typing import NamedTuple
 MOST_CHARACTERS = 200
 """The longest path, name or value of a label that is kept."""
 MOST_USED_BYTES = float(1 << 60)
+STATES = ("normal", "elevated", "high")
+OTHER = "other"
+"""The state of a text that is none of the endpoint's states."""
 
 _LABEL = r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\["\\])*)"\s*'
 _SELECTOR = re.compile(rf"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*\{{((?:{_LABEL}(?:,{_LABEL})*,?)?)\s*\}}")
@@ -18,15 +21,15 @@ _SELECTOR = re.compile(rf"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*\{{((?:{_LABEL}(?:,{_LABE
 class Endpoint:
     """A debug endpoint. `used` is the path of the number that counts, `status` that of a text; empty: none.
 
-    On a page of Prometheus's text format `used` is the name of a metric, or a selector as `Selector` reads it. A text
-    that is none of `states` is the state "other". The URL and the headers may hold secrets.
+    On a page of Prometheus's text format `used` is the name of a metric, or a selector as `Selector` reads it. The URL
+    and the headers may hold secrets.
     """
 
     url: str = field(repr=False)
     used: str = ""
     unit_bytes: int = 1
     status: str = ""
-    states: tuple[str, ...] = ("normal", "elevated", "high")
+    states: tuple[str, ...] = STATES
     every_seconds: float = 5.0
     timeout_seconds: float = 2.0
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -76,10 +79,10 @@ def used_bytes(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str
 
 
 def state(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str]) -> str | None:
-    """The state that was told: one of the endpoint's, or "other"."""
+    """The state that was told: one of the endpoint's, or OTHER."""
     if not endpoint.status:
         return None
     if len(found) == 1 and isinstance(found[0], str):
-        return found[0] if found[0] in endpoint.states else "other"
+        return found[0] if found[0] in endpoint.states else OTHER
     dropped["status"] += 1
     return None
