@@ -87,7 +87,8 @@ class Member:
         dir_fd = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._stat = KeptFile("stat", dir_fd=dir_fd, size=1024)
-            self._files = {kind: KeptFile(FILES[kind][0], dir_fd=dir_fd, size=FILES[kind][1]) for kind in kinds}
+            needed = {FILES[kind] for kind in kinds}
+            self._files = {file: KeptFile(file, dir_fd=dir_fd, size=size) for file, size, _ in needed}
         finally:
             os.close(dir_fd)
         fields = parse_stat(self._stat.read())
@@ -114,7 +115,8 @@ class Member:
 
     def bytes(self, kind: str) -> int:
         """What it uses. Raises OSError (ESRCH: ended), KeyError or ValueError."""
-        return FILES[kind][2](self._files[kind].read())
+        file, _, meaning = FILES[kind]
+        return meaning(self._files[file].read())
 
 
 def _stack(fields: list[bytes]) -> int:
@@ -204,6 +206,5 @@ class Tree:
         for pid, start, anon, rss in shares:
             member = self.members.get(pid)
             if member and member.start_time_ticks == start:
-                measured = {"anon": int(anon), "rss": 0, "pss": int(rss)}
-                member.shared = {kind: measured[kind] for kind in member.shared}
-                member.settled = True
+                measured = {"anon": int(anon), "pss": int(rss)}
+                member.shared = {kind: measured.get(kind, size) for kind, size in member.shared.items()}

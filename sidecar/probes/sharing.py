@@ -7,6 +7,7 @@ Reading it takes some 20 ms for each GiB, and the process waits meanwhile whenev
 
 from collections.abc import Callable, Iterator
 from math import inf
+from typing import NamedTuple
 
 from sidecar.guard.tree import Member, Tree
 from sidecar.procfs import KeptFile, proportional_bytes
@@ -26,6 +27,13 @@ Share = tuple[int, int, int, int]
 """A process that shares with others: pid, start in clock ticks, bytes of anon and of rss that are counted elsewhere."""
 
 
+class _Look(NamedTuple):
+    """Bytes of one kind that the kernel's counters say, and how many of them are more than the process's share."""
+
+    size: int
+    excess: int
+
+
 class Sharing:
     """Measures a tree, and takes off what is counted twice. Lives as long as the tree.
 
@@ -35,7 +43,6 @@ class Sharing:
     def __init__(self, tree: Tree, timer: Callable[[], float], proc: str = "/proc") -> None:
         self.missing = self._refusal(tree.pid, proc)
         self.shares: tuple[Share, ...] = ()
-        self.measured_at = -inf
         self._tree = tree
         self._timer = timer
         self._proc = proc
@@ -64,20 +71,18 @@ class Sharing:
             return
         if self._round is None and self._due(at) and self._worthwhile():
             self._round, self._cost_seconds = self._measure(at), 0.0
-            if self._predicted() <= MOST_SECONDS_AT_ONCE and self.measured_at == -inf:
+            if self._predicted() <= MOST_SECONDS_AT_ONCE and not self.shares:
                 for _ in self._round:
                     continue
         if self._round is not None and next(self._round, self) is self:
             self._round = None
 
     def _due(self, at: float) -> bool:
-        if self.measured_at == -inf:
-            return True
         rest = at - self._ended_at
-        if self._present != self._measured:
-            least = max(LEAST_REST_SECONDS, REST_PER_COST_AFTER_CHANGE * self._cost_seconds)
-            return at - self._changed_at >= SETTLE_SECONDS and rest >= least
-        return rest >= max(AGAIN_SECONDS, REST_PER_COST * self._cost_seconds)
+        seldom = max(AGAIN_SECONDS, REST_PER_COST * self._cost_seconds)
+        if self._present == self._measured or (self.shares and at - self._changed_at < SETTLE_SECONDS):
+            return rest >= seldom
+        return rest >= max(LEAST_REST_SECONDS, REST_PER_COST_AFTER_CHANGE * self._cost_seconds)
 
     def _worthwhile(self) -> bool:
         if len(self._tree.members) < 2:
@@ -94,42 +99,51 @@ class Sharing:
             return inf
 
     def _measure(self, at: float) -> Iterator[None]:
-        """One process a step."""
-        excess: dict[int, tuple[int, int]] = {}
+        """One process a step. Of no use, and left until later, if one of them comes or goes meanwhile."""
+        looks: dict[int, tuple[_Look, _Look]] = {}
+        self._ended_at, members = at, self._present
         for pid, member in list(self._tree.members.items()):
             begun = self._timer()
             try:
-                excess[pid] = self._excess(pid, member)
-            except (ProcessLookupError, FileNotFoundError, PermissionError):
-                continue  # it has ended, or a worker runs as another user: then it is counted in full
+                looks[pid] = self._look(pid, member)
+            except (ProcessLookupError, FileNotFoundError):
+                return
+            except PermissionError:
+                continue  # a worker runs as another user: it is counted in full
             except (OSError, KeyError, ValueError) as error:
                 self.missing = str(error)
                 return
             self._cost_seconds += self._timer() - begun
             yield
-        self.measured_at = self._ended_at = at
-        self._measured = self._present
-        self._apply(excess)
+        if members == self._present:
+            self._measured = members
+            self._apply(looks)
 
-    def _excess(self, pid: int, member: Member) -> tuple[int, int]:
-        """Bytes of anon and rss of a process beyond its share. Raises OSError, KeyError or ValueError."""
+    def _look(self, pid: int, member: Member) -> tuple[_Look, _Look]:
+        """Anon and rss of a process. Raises OSError, KeyError or ValueError."""
         if member.bytes("rss") * SECONDS_PER_BYTE > MOST_SECONDS_EACH:
             raise ValueError(f"process {pid} is so big that reading its smaps_rollup would make it wait for too long")
-        anon, rss = proportional_bytes(KeptFile(f"{self._proc}/{pid}/smaps_rollup").read())
-        return max(0, member.bytes("anon") - anon), max(0, member.bytes("rss") - rss)  # ESRCH if it was another's
+        shares = proportional_bytes(KeptFile(f"{self._proc}/{pid}/smaps_rollup").read())
+        anon, rss = member.bytes("anon"), member.bytes("rss")  # ESRCH if what was read was another's
+        return _Look(anon, max(0, anon - shares[0])), _Look(rss, max(0, rss - shares[1]))
 
-    def _apply(self, excess: dict[int, tuple[int, int]]) -> None:
-        """Take the sum of what is counted twice off the children, so that it goes with each of them that ends.
+    def _apply(self, looks: dict[int, tuple[_Look, _Look]]) -> None:
+        """Take off what is counted twice."""
+        first, members = self._tree.pid, self._tree.members
+        anon, rss = (_attributed({pid: look[kind] for pid, look in looks.items()}, first) for kind in (0, 1))
+        anon[first] = 0  # what it shares with nobody of the tree is its own; of files that is not so: libraries
+        self.shares = tuple((pid, members[pid].start_time_ticks, anon[pid], rss[pid]) for pid in looks)
+        self._tree.share(self.shares)
 
-        Of n processes that share S bytes, n - 1 count S too much. When one of them ends, n - 2 do.
-        """
-        shares = []
-        children = {pid: each for pid, each in excess.items() if pid != self._tree.pid}
-        ratios = [sum(each[kind] for each in excess.values()) / (sum(each[kind] for each in children.values()) or 1)
-                  for kind in (0, 1)]
-        for pid, each in children.items():
-            member = self._tree.members.get(pid)
-            if member:
-                shares.append((pid, member.start_time_ticks, round(each[0] * ratios[0]), round(each[1] * ratios[1])))
-        self.shares = tuple(shares)
-        self._tree.share(shares)
+
+def _attributed(looks: dict[int, _Look], first: int) -> dict[int, int]:
+    """Process → bytes to take off it, so that the sum is true, and stays so when one of the children ends.
+
+    Of n processes that share S bytes, n - 1 count S too much; when one of them ends, n - 2 do. So all of it is taken
+    off the children, who came by it, as far as they have it.
+    """
+    total = sum(look.excess for look in looks.values())
+    of_children = sum(look.excess for pid, look in looks.items() if pid != first)
+    found = {pid: min(look.size, round(look.excess * total / of_children)) if of_children else 0
+             for pid, look in looks.items() if pid != first}
+    return found | {first: total - sum(found.values())}

@@ -42,6 +42,12 @@ class Blocks:
             with self._lock:
                 self._blocks.append(block)
 
+    def write(self) -> None:
+        """Write to every page again: what was shared with a parent is then this process's own."""
+        for block in self._blocks:
+            block.seek(0)
+            block.write(CONTENT)
+
     def drop(self) -> int:
         """Give everything back to the kernel. Returns the bytes."""
         with self._lock:
