@@ -43,7 +43,8 @@ class Image:
         dynamic = next(((vaddr, size) for kind, _, _, vaddr, _, _, size, _ in segments if kind == DYNAMIC), None)
         if first is None or dynamic is None:
             raise ValueError("it is not linked dynamically")
-        self._start, self._bias = start, start - first
+        self._start = start
+        self._bias: int = start - first
         self._tags = self._dynamic(*dynamic)
 
     def _dynamic(self, vaddr: int, size: int) -> dict[int, int]:

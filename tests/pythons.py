@@ -1,0 +1,132 @@
+"""Real Pythons for tests: those of the machine, and newer ones from Debian's next release, unpacked, never installed."""
+
+import fcntl
+import functools
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import servers
+
+SUITE = "forky"
+PACKAGES = ("python{0}-minimal", "libpython{0}-minimal", "libpython{0}-stdlib")
+SHARED = ("libc6", "libexpat1", "zlib1g", "libgcc-s1", "libzstd1")
+
+
+class Interpreter(NamedTuple):
+    """A CPython: its version, and the command that starts it. `tree` is the root that holds it, if it was fetched."""
+
+    version: tuple[int, int, int]
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+    tree: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{'.'.join(map(str, self.version))} {self.command[0]}"
+
+
+@functools.cache
+def installed() -> list[Interpreter]:
+    """Every CPython from 3.9 on that this machine has, each once."""
+    home = os.path.expanduser("~/.pyenv/versions/*/bin/python3")
+    named = [found for minor in range(9, 16) if (found := shutil.which(f"python3.{minor}"))]
+    found = {}
+    for path in [sys.executable, *sorted(glob.glob(home)), *glob.glob("/usr/bin/python3"), *named]:
+        ask = ("import sys; print(*sys.version_info[:3], sys.implementation.name, sys.version_info.releaselevel, "
+               "sys.executable)")
+        done = subprocess.run([path, "-c", ask], capture_output=True, text=True, timeout=60, check=False)
+        major, minor, micro, implementation, level, program = done.stdout.split() or ("0", "0", "0", "", "", "")
+        version = (int(major), int(minor), int(micro))
+        if (implementation, level) == ("cpython", "final") and version >= (3, 9):
+            found.setdefault(os.path.realpath(program), Interpreter(version, (program,)))
+    return list(found.values())
+
+
+def fetched(version: str) -> Interpreter:
+    """Python `version` ("3.14") of Debian's next release, started by its own loader: it needs its own C library.
+
+    Where that cannot be had, one of the machine's own. Raises servers.NoServer.
+    """
+    tree = _tree(version)
+    if isinstance(tree, str):
+        for own in installed():
+            if f"{own.version[0]}.{own.version[1]}" == version:
+                return own
+        raise servers.NoServer(f"Python {version} could not be fetched: {tree}")
+    (loader,), (libraries,) = tree.glob("usr/lib/*/ld-linux-*.so.*"), tree.glob("usr/lib/*-linux-gnu")
+    command = (str(loader), "--library-path", str(libraries), f"{tree}/usr/bin/python{version}")
+    home = {"PYTHONHOME": f"{tree}/usr"}
+    told = subprocess.run([*command, "-c", "import sys; print(*sys.version_info[:3])"], env=home, check=True,
+                          capture_output=True, text=True, timeout=60).stdout.split()
+    return Interpreter((int(told[0]), int(told[1]), int(told[2])), command, home, tree)
+
+
+@functools.cache
+def _tree(version: str) -> Path | str:
+    """Where a version lies unpacked, fit for chroot; or why it does not."""
+    sources = _sources()
+    if not (shutil.which("apt-get") and shutil.which("dpkg") and sources):
+        return f"this machine has no apt-get with Debian's packages; install python{version} so that it is on PATH"
+    servers.CACHE.mkdir(parents=True, exist_ok=True)
+    folder = servers.CACHE / f"python{version}-{SUITE}"
+    with (servers.CACHE / "lock").open("w") as lock:  # several test runs may share a checkout
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder
+        with tempfile.TemporaryDirectory(dir=servers.CACHE) as name:
+            try:
+                _fetch(version, sources, Path(name))
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                return f"{(error.stderr or b'').decode(errors='replace').strip() or error}"
+            (Path(name) / "unpacked").rename(folder)
+    return folder
+
+
+def _sources() -> dict[str, str]:
+    """The machine's own sources of Debian, for another suite: what a file of them must be named, and its text."""
+    for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
+        for stanza in path.read_text().split("\n\n"):
+            if re.search(r"^URIs:.*/debian/?$", stanza, re.MULTILINE):
+                return {f"{SUITE}.sources": re.sub(r"^Suites:.*", f"Suites: {SUITE}", stanza, flags=re.MULTILINE) + "\n"}
+    for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))]:
+        line = re.search(r"^(deb .*/debian/?) \S+ ", path.read_text() if path.exists() else "", re.MULTILINE)
+        if line:
+            return {f"{SUITE}.list": f"{line[1]} {SUITE} main\n"}
+    return {}
+
+
+def _fetch(version: str, sources: dict[str, str], work: Path) -> None:
+    """Download and unpack, with lists of our own: that needs no root and leaves the machine as it was."""
+    state, parts = servers.CACHE / f"apt-{SUITE}", work / "parts"
+    for folder in (state / "lists" / "partial", state / "archives" / "partial", parts):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, text in sources.items():
+        (parts / name).write_text(text)
+    own = [f"-oDir::State::Lists={state / 'lists'}", f"-oDir::Cache={state}", "-oDir::Etc::sourcelist=/dev/null",
+           f"-oDir::Etc::sourceparts={parts}", "-oDir::State::status=/dev/null"]
+    servers._apt(work, *own, "update")
+    servers._apt(work, *own, "download", *(package.format(version) for package in PACKAGES), *SHARED)
+    for package in work.glob("*.deb"):
+        unpack = ["dpkg", "-x", str(package), str(work / "unpacked")]
+        subprocess.run(unpack, check=True, capture_output=True, timeout=120)
+    for name in ("lib", "lib64"):
+        (work / "unpacked" / name).symlink_to(f"usr/{name}")
+
+
+def wanted(version: str) -> Interpreter:
+    """`fetched`; where it cannot be had the test is skipped, and fails where `CI=true`."""
+    import pytest  # only here: `python tests/servers.py` runs before anything is installed
+
+    try:
+        return fetched(version)
+    except servers.NoServer as error:
+        reason = str(error)
+    if servers.must_have():
+        raise pytest.fail.Exception(reason, pytrace=False)
+    raise pytest.skip.Exception(reason)
