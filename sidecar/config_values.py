@@ -181,8 +181,8 @@ def _url(text: str) -> str:
     said = repr(without_credentials(text))
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError as error:  # a port that is no number, brackets without an IPv6 address
+        usable = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna") and parts.port != 0
+    except ValueError as error:  # a port that is no number, brackets without an IPv6 address, a name with two dots
         raise ValueError(f"{said} is not a URL: {error}") from None
     if not usable or parts.fragment or not re.fullmatch(r"[!-~]+", text):
         raise ValueError(f"{said} is not a URL such as http://127.0.0.1:9093")

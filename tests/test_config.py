@@ -169,6 +169,7 @@ def test_mistakes_everywhere_come_together(tmp_path: Path) -> None:
     ("", Overrides(), "targets: there is none: give --pid N, --match REGEX, --url URL or -- COMMAND"),
     (ONE, Overrides(pid=1, url="http://h/m"), "command line: --pid --url: only one of these"),
     (ONE, Overrides(url="h/m"), "command line: --url: 'h/m' is not a URL"),
+    (ONE, Overrides(url="http://a..b/m"), "command line: --url: 'http://a..b/m' is not a URL"),
     (ONE, Overrides(pid=1, child=True), "command line: --pid -- COMMAND: only one of these"),
     (TWO, Overrides(pid=1), "command line: --pid: the file has 2 targets (a, b): say which one is meant with --target"),
     (TWO, Overrides(memory_main="1GiB"), "--memory.main: the file has 2 targets (a, b)"),

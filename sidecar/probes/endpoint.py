@@ -128,7 +128,7 @@ class _Poller:
             reason, what = "connection", error.strerror or type(error).__name__
         except aiohttp.ClientConnectionError as error:
             reason, what = "connection", type(error).__name__  # its text may hold the URL, and that a secret
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
             reason, what = "protocol", type(error).__name__
         else:
             self._figures, self._told_at, self._up = self._bounded(figures), begun, True
