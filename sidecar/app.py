@@ -16,13 +16,14 @@ from sidecar.clock import monotonic, wall
 from sidecar.config import Settings
 from sidecar.config_settings import Target
 from sidecar.discovery.local import ourselves
-from sidecar.discovery.match import ByPid
+from sidecar.discovery.match import ByPid, ByUrl
 from sidecar.discovery.roster import Roster, Wanted
 from sidecar.errors import SidecarError
 from sidecar.model import Cleanup, Labels
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
-from sidecar.probes.sampler import Sampler
+from sidecar.probes.endpoint import Endpoints
+from sidecar.probes.sampler import Ask, Sampler, Scope
 from sidecar.procfs import identify
 from sidecar.promql.evaluate import instant
 from sidecar.promql.tree import Expr, lookback, metric_names
@@ -85,7 +86,9 @@ class _Desk:
             url = await self._serve(view, stack)
             notifier = await stack.enter_async_context(
                 Notifier(settings.alertmanagers, external_url=url, external_labels=settings.external_labels))
-            pipeline = self._pipeline(view, notifier, url)
+            endpoints = await stack.enter_async_context(Endpoints(
+                {str(target.name): asked for target in settings.targets if (asked := target.asked())}, asyncio.sleep))
+            pipeline = self._pipeline(view, notifier, url, endpoints.read)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             log.info("watching", extra={
@@ -119,7 +122,7 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    def _pipeline(self, view: View, notifier: Notifier, url: str) -> Pipeline:
+    def _pipeline(self, view: View, notifier: Notifier, url: str, ask: Ask) -> Pipeline:
         """Make the stages and report to the guard."""
         settings = self._settings
         base = Labels({"job": settings.job, "instance": settings.instance})
@@ -129,7 +132,6 @@ class _Desk:
         plans = {str(target.name): Plan(target.memory, settings.mode(target),
                                         {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children)
                  for target in settings.targets}
-        alone = [str(target.name) for target in settings.targets if not target.children]
         by_http = any(channel.kind == "http" for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
         program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http)
@@ -145,7 +147,9 @@ class _Desk:
         def query(expr: Expr, at: float) -> Value:
             return instant(expr, store.select, at)
 
-        sampler = Sampler(base, monotonic, alone, skip=(os.getppid(),))
+        scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
+                  for target in settings.targets}
+        sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))
         stages = Stages(roster, sampler, store, groups, query, Ledger(), self._dispatch, notifier, view,
                         breathe=partial(asyncio.sleep, 0))
         return Pipeline(stages, plans, settings.actions, base, self._starts)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST_PROCESSES = 256
 """How many of a tree's processes are counted together."""
 MOST_KNOWN = 1 << 14
-MOST_NEW_AT_ONCE = 512
+MOST_NEW_AT_ONCE = 2048
 EVERYTHING_AGAIN = 60
 """After so many looks everything has been read again."""
 SHORTEST_SECONDS = 1.0
@@ -56,10 +56,10 @@ class Census:
         return True
 
     def _look(self) -> None:
-        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()][:MOST_KNOWN]
+        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()][-MOST_KNOWN:]
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         known, self._parents, new = self._parents, {}, 0
-        for pid in pids:
+        for pid in reversed(pids):  # the newest first, as a rule
             parent = known.get(pid)
             if pid % EVERYTHING_AGAIN == self._round or (parent is None and new < MOST_NEW_AT_ONCE):
                 new += parent is None
@@ -67,7 +67,7 @@ class Census:
             if parent is not None:
                 self._parents[pid] = parent
         self.children = {}
-        for pid, parent in self._parents.items():
+        for pid, parent in reversed(self._parents.items()):
             self.children.setdefault(parent, []).append(pid)
 
 

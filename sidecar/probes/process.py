@@ -78,6 +78,10 @@ class ProcessProbe:
                     for metric, label, value, place, unit in COUNTED]
         return samples + self._guarded(at)
 
+    def check(self) -> None:
+        """Raise OSError (ESRCH) if the process has ended."""
+        self._stat.read()
+
     def _guarded(self, at: float) -> list[Sample]:
         """What only the same user, or one with the right capability, may see; io is a choice of the kernel's build."""
         samples: list[Sample] = []

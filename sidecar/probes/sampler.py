@@ -2,14 +2,17 @@
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import NamedTuple
 
 from sidecar.guard.tree import Census
 from sidecar.model import Labels, Metric, Sample, Target, series
-from sidecar.probes import cgroup, process, tree
+from sidecar.probes import cgroup, endpoint, gc_remote, process, tree
 from sidecar.probes.cgroup import CgroupProbe
+from sidecar.probes.endpoint import EndpointReading
+from sidecar.probes.interpreters import Interpreters
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.tree import TreeProbe
 
@@ -18,12 +21,13 @@ INFO = Metric("rag_target_info", "info", "The process behind a target: the only 
 DURATION = Metric("rag_sidecar_collector_duration_seconds", "gauge", "How long a collector took at the last tick.")
 ERRORS = Metric("rag_sidecar_collector_errors_total", "counter", "Readings that failed, by reason.")
 CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can be read of the target, 0 where not.")
-METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *cgroup.METRICS)
+METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *gc_remote.METRICS,
+           *cgroup.METRICS, *endpoint.METRICS)
 
 AGAIN_SECONDS = 30.0
 """How often the cgroup is looked for anew: limits change, processes are moved, and what failed may work now."""
 
-CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "cgroup")
+CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "gc", "cgroup")
 
 
 @dataclass(slots=True)
@@ -36,6 +40,7 @@ class Attached:
 
     target: Target
     tree: TreeProbe
+    interpreters: Interpreters
     series: SeriesOf
     cgroup: CgroupProbe | None = None
     looked_for_cgroup_at: float = -inf
@@ -44,6 +49,7 @@ class Attached:
     def close(self) -> None:
         """Let go of the process."""
         self.tree.close()
+        self.interpreters.close()
         if self.cgroup:
             self.cgroup.close()
 
@@ -61,17 +67,30 @@ class Readings:
     spent: dict[str, float] = field(default_factory=dict)
 
 
+class Scope(NamedTuple):
+    """What of a target is there to see: its process, with or without descendants, or nothing but an endpoint."""
+
+    process: bool = True
+    children: bool = True
+
+
+Ask = Callable[[str, SeriesOf, float], EndpointReading | None]
+"""`ask(target, series, at)` gives what the target's debug endpoint told last, None for a target that has none."""
+
+
 class Sampler:
     """Holds the probes. Lives as long as the desk. The roots of /proc and /sys are parameters.
 
-    `alone` are targets whose descendants are not theirs; `skip` are processes that are ours, whoever started us.
+    `scopes` are by the target's name; `skip` are processes that are ours, whoever started us.
     """
 
-    def __init__(self, self_base: Labels, timer: Callable[[], float], alone: Collection[str] = (),
-                 skip: Collection[int] = (), proc: str = "/proc", sys: str = "/sys") -> None:
+    def __init__(self, self_base: Labels, timer: Callable[[], float], scopes: Mapping[str, Scope] | None = None,
+                 ask: Ask = lambda *_: None, skip: Collection[int] = (),
+                 proc: str = "/proc", sys: str = "/sys") -> None:
         self._own_series = SeriesOf(self_base)
         self._timer = timer
-        self._alone = alone
+        self._scopes = scopes or {}
+        self._ask = ask
         self._skip = skip
         self._census = Census(proc)
         self._proc = proc
@@ -80,7 +99,7 @@ class Sampler:
         self._errors: Counter[tuple[str, str]] = Counter()
 
     def read(self, targets: Sequence[Target], at: float, near: Collection[str] = ()) -> Readings:
-        """Read every target once. A target that is gone or hidden has `rag_target_up` 0 and nothing else.
+        """Read every target once. A target that is gone or hidden has `rag_target_up` 0 and no reading.
 
         Those that are `near` a line are not measured in ways for which they would have to wait.
         """
@@ -90,6 +109,7 @@ class Sampler:
             up = attached is not None and self._read(attached, found, at, calm=target.name not in near)
             if not up:
                 self._detach(target.name)
+            up = self._hear(target, found, at, up)
             found.samples.append(Sample(series(target.base, UP.name), float(up), at))
         make = self._own_series.sample
         for collector, seconds in found.spent.items():
@@ -114,13 +134,13 @@ class Sampler:
         self._detach(target.name)
         if target.identity is None:
             return None
-        census = None if target.name in self._alone else self._census
+        census = self._census if self._scopes.get(target.name, Scope()).children else None
         try:
             made = TreeProbe(target, census, self._timer, self._proc, self._skip)
         except (OSError, ValueError, IndexError) as error:
             self._count("process", error)
             return None
-        self._attached[target.name] = Attached(target, made, SeriesOf(target.base))
+        self._attached[target.name] = Attached(target, made, Interpreters(self._proc), SeriesOf(target.base))
         return self._attached[target.name]
 
     def _read(self, attached: Attached, found: Readings, at: float, calm: bool) -> bool:
@@ -128,15 +148,28 @@ class Sampler:
         tree, name = attached.tree, attached.target.name
         if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
             return False
-        found.used[name] = tree.used
+        found.used[name] = dict(tree.used)
+        self._read_one(attached, "gc", lambda: attached.interpreters.read(tree.slots, at, self._count), found)
         if not 0 <= at - attached.looked_for_cgroup_at < AGAIN_SECONDS:
             self._look_for_cgroup(attached, at)
         cgroup = attached.cgroup
         if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
-            found.used[name] = tree.used | cgroup.used
+            found.used[name] |= cgroup.used
         found.limits[name] = cgroup.limit_bytes if cgroup else None
         found.samples.extend(self._facts(attached, at))
         return True
+
+    def _hear(self, target: Target, found: Readings, at: float, up: bool) -> bool:
+        """Add what the target's endpoint has told. Returns whether the target is up."""
+        told = self._ask(target.name, SeriesOf(target.base), at)
+        if told is None:
+            return up
+        found.samples.extend(told.samples)
+        if not self._scopes.get(target.name, Scope()).process and told.up:
+            found.used[target.name], found.limits[target.name], up = {}, None, True
+        if up and told.used_bytes is not None:
+            found.used[target.name]["endpoint"] = told.used_bytes
+        return up
 
     def _read_one(self, attached: Attached, name: str, read: Callable[[], list[Sample]], found: Readings) -> bool:
         """Read one probe, timed; False if that failed, which is counted."""
@@ -167,6 +200,8 @@ class Sampler:
         identity, make = attached.target.identity, attached.series.sample
         assert identity
         missing = attached.failed | attached.tree.missing
+        if attached.interpreters.missing:
+            missing["gc"] = attached.interpreters.missing
         return [make(INFO.name, 1.0, at, "pid", str(identity.pid)),
                 *(make(CAPABILITY.name, float(what not in missing), at, "capability", what)
                   for what in CAPABILITIES)]
