@@ -1,4 +1,4 @@
-"""Real Pythons for tests: those of the machine, and newer ones from Debian's next release, unpacked, never installed."""
+"""Real Pythons for tests: those of the machine, and newer ones of Debian's next release, unpacked, never installed."""
 
 import fcntl
 import functools
@@ -15,16 +15,19 @@ from typing import NamedTuple
 import servers
 
 SUITE = "forky"
+NEWER = ("3.13", "3.14", "3.15")
+MUST = "3.14"
+"""Of that release: the first and the last come and go with time, so only the one between is a must in CI."""
 PACKAGES = ("python{0}-minimal", "libpython{0}-minimal", "libpython{0}-stdlib")
 SHARED = ("libc6", "libexpat1", "zlib1g", "libgcc-s1", "libzstd1")
 
 
 class Interpreter(NamedTuple):
-    """A CPython: its version, and the command that starts it. `tree` is the root that holds it, if it was fetched."""
+    """A CPython: its version, its command, its PYTHONHOME. `tree` is the root of what was fetched, fit for chroot."""
 
     version: tuple[int, int, int]
     command: tuple[str, ...]
-    environment: dict[str, str] = {}
+    home: str = ""
     tree: Path | None = None
 
     def __str__(self) -> str:
@@ -61,10 +64,9 @@ def fetched(version: str) -> Interpreter:
         raise servers.NoServer(f"Python {version} could not be fetched: {tree}")
     (loader,), (libraries,) = tree.glob("usr/lib/*/ld-linux-*.so.*"), tree.glob("usr/lib/*-linux-gnu")
     command = (str(loader), "--library-path", str(libraries), f"{tree}/usr/bin/python{version}")
-    home = {"PYTHONHOME": f"{tree}/usr"}
-    told = subprocess.run([*command, "-c", "import sys; print(*sys.version_info[:3])"], env=home, check=True,
-                          capture_output=True, text=True, timeout=60).stdout.split()
-    return Interpreter((int(told[0]), int(told[1]), int(told[2])), command, home, tree)
+    told = subprocess.run([*command, "-c", "import sys; print(*sys.version_info[:3])"], check=True, text=True,
+                          env={"PYTHONHOME": f"{tree}/usr"}, capture_output=True, timeout=60).stdout.split()
+    return Interpreter((int(told[0]), int(told[1]), int(told[2])), command, f"{tree}/usr", tree)
 
 
 @functools.cache
@@ -93,7 +95,7 @@ def _sources() -> dict[str, str]:
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in path.read_text().split("\n\n"):
             if re.search(r"^URIs:.*/debian/?$", stanza, re.MULTILINE):
-                return {f"{SUITE}.sources": re.sub(r"^Suites:.*", f"Suites: {SUITE}", stanza, flags=re.MULTILINE) + "\n"}
+                return {f"{SUITE}.sources": re.sub(r"(?m)^Suites:.*", f"Suites: {SUITE}", stanza) + "\n"}
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*.list"))]:
         line = re.search(r"^(deb .*/debian/?) \S+ ", path.read_text() if path.exists() else "", re.MULTILINE)
         if line:
@@ -120,13 +122,13 @@ def _fetch(version: str, sources: dict[str, str], work: Path) -> None:
 
 
 def wanted(version: str) -> Interpreter:
-    """`fetched`; where it cannot be had the test is skipped, and fails where `CI=true`."""
+    """`fetched`; where it cannot be had the test is skipped, and fails where `CI=true` and it is a must."""
     import pytest  # only here: `python tests/servers.py` runs before anything is installed
 
     try:
         return fetched(version)
     except servers.NoServer as error:
         reason = str(error)
-    if servers.must_have():
+    if servers.must_have() and version == MUST:
         raise pytest.fail.Exception(reason, pytrace=False)
     raise pytest.skip.Exception(reason)

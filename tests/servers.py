@@ -399,9 +399,12 @@ class _Recording(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    import pythons  # it imports this file by its name
+
     try:
         for program in PACKAGES:
             print(find_binary(program))
-    except NoServer as error:
+        print(pythons.fetched(pythons.MUST))
+    except (NoServer, pythons.servers.NoServer) as error:
         print(f"{error}\nThe tests that need it {'fail' if must_have() else 'are skipped'}.", file=sys.stderr)
         sys.exit(must_have())

@@ -153,9 +153,9 @@ def _published(memory: Memory, runtime: int, minor: int, version: str) -> tuple[
     if block[:8] != COOKIE or f"{told >> 24}.{told >> 16 & 255}.{told >> 8 & 255}" != version:
         raise ValueError("its table of offsets is not its version's")
     shape = number(where.state), number(where.state + 8)
-    states = [state for state in STATES.get((minor, bool(number(16))), ()) if (state.size, state.collecting) == shape]
+    states = [state for state in STATES.get((minor, number(16)), ()) if (state.size, state.collecting) == shape]
     if not states:
-        raise ValueError(f"its collector's state has {shape[0]} bytes")
+        raise ValueError(f"its collector's state is another one, of {shape[0]} bytes")
     path = Path(number(INTERPRETERS_HEAD) + 8, number(INTERPRETER_ID), number(where.threads_head), number(where.gc),
                 number(where.interp))
     if max(path) > FARTHEST_BYTES:
