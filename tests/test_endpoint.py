@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from conftest import read_line
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.config import Overrides, load
 from sidecar.errors import ProbeFailed
 from sidecar.model import Labels
 from sidecar.probes.endpoint import METRICS, MOST_BODY_BYTES, Endpoints
@@ -249,6 +251,29 @@ async def _crowd(program: Program) -> None:
 def test_names_that_change_make_no_series_for_ever(program: Program) -> None:
     """The first 200 paths are kept for good; of all others only the one that counts is read."""
     asyncio.run(_crowd(program))
+
+
+def _examples() -> list[tuple[str, str, str]]:
+    """(kind, answer, file) of the examples in docs/endpoints.md."""
+    guide = (servers.CHECKOUT / "docs" / "endpoints.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    return [(*answer, file) for answer, (_, file) in zip(blocks[::2], blocks[1::2], strict=True)]
+
+
+@pytest.mark.parametrize(("example", "expected"), list(zip(
+    _examples(), (1104.2 * MIB, 290455552, 7.1e7, 1234567890), strict=True)), ids=["seeds", "nested", "page", "url"])
+def test_examples_of_the_guide_are_true(
+        program: Program, tmp_path: Path, example: tuple[str, str, str], expected: float) -> None:
+    """Each answer is understood with the file that stands below it."""
+    (tmp_path / "sidecar.yml").write_text(example[2], encoding="utf-8")
+    [target] = load(tmp_path / "sidecar.yml", {"HOME": "/srv/u"}, Overrides()).targets
+    asked = target.asked()
+    assert asked
+    _, used = asyncio.run(once(program, example[1], PLAIN if example[0] == "text" else "application/json",
+                               used=asked.used, unit_bytes=asked.unit_bytes))
+
+    assert target.memory.basis == "endpoint"
+    assert used == expected
 
 
 # A page in Prometheus's format
