@@ -453,6 +453,26 @@ def test_stale_figures_are_no_figures(program: Program) -> None:
     asyncio.run(_stale(program))
 
 
+async def _replaced(program: Program) -> None:
+    program.say('{"a": 5}')
+    async with desk(rag=program.endpoint(used="a")) as made:
+        made.now += 3.0
+        before, after, gone = (made.endpoints.read("rag", SERIES, 500.0, since) for since in (496.0, 498.0, float("inf")))
+        assert before
+        assert after
+        assert gone
+        assert (before.used_bytes, before.polled_at) == (5.0, 497.0)
+        for reading in (after, gone):
+            assert (reading.used_bytes, reading.polled_at, reading.up) == (None, None, True)
+            assert {sample.labels.metric for sample in reading.samples} == {
+                "rag_debug_endpoint_up", "rag_debug_endpoint_request_seconds"}
+
+
+def test_what_another_process_told_is_not_told_of_this_one(program: Program) -> None:
+    """After a restart the figures begin with the first poll since; while there is no process there are none."""
+    asyncio.run(_replaced(program))
+
+
 def test_slow_endpoint_delays_no_other(program: Program) -> None:
     """Each is asked at its own pace; and leaving waits for nobody."""
     async def asked() -> None:

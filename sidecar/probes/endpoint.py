@@ -83,10 +83,13 @@ class Endpoints:
         finally:
             await self._session.close()
 
-    def read(self, target: str, series: SeriesOf, at: float) -> EndpointReading | None:
-        """What the target's endpoint told last, as samples at Unix time `at`; None for a target without one."""
+    def read(self, target: str, series: SeriesOf, at: float, since: float = 0.0) -> EndpointReading | None:
+        """What the target's endpoint told last, as samples at Unix time `at`; None for a target without one.
+
+        What it told before Unix time `since`, when the target's process was attached, was told by another process.
+        """
         poller = self._pollers.get(target)
-        return poller.reading(series, at) if poller else None
+        return poller.reading(series, at, since) if poller else None
 
 
 class _Poller:
@@ -157,7 +160,7 @@ class _Poller:
             log.info("debug endpoint tells its figures again", extra={"target": self._target})
         self._trouble = reason
 
-    def reading(self, series: SeriesOf, at: float) -> EndpointReading:
+    def reading(self, series: SeriesOf, at: float, since: float) -> EndpointReading:
         make = series.sample
         samples = [make(metric.name, count, at, "reason", reason)
                    for metric, counts in ((DROPPED, self._dropped), (ERRORS, self._errors))
@@ -166,7 +169,7 @@ class _Poller:
             return EndpointReading(samples, None, False, None)
         samples += [make(UP.name, float(self._up), at), make(SECONDS.name, self._seconds, at)]
         figures, age = self._figures, self._timer() - self._told_at
-        if figures is None or age > self._stale_seconds:
+        if figures is None or age > self._stale_seconds or at - age < since:
             return EndpointReading(samples, None, self._up, None)
         samples += [make(figures.metric, value, at, *labels) for labels, value in figures.values.items()]
         if figures.state is not None:
