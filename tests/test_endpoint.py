@@ -12,6 +12,7 @@ import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -457,7 +458,7 @@ async def _replaced(program: Program) -> None:
     program.say('{"a": 5}')
     async with desk(rag=program.endpoint(used="a")) as made:
         made.now += 3.0
-        before, after, gone = (made.endpoints.read("rag", SERIES, 500.0, since) for since in (496.0, 498.0, float("inf")))
+        before, after, gone = (made.endpoints.read("rag", SERIES, 500.0, since) for since in (496.0, 498.0, inf))
         assert before
         assert after
         assert gone
@@ -577,7 +578,7 @@ SHAPES = st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | 
 
 
 def _sound(found: Figures) -> None:
-    assert all(value == value and abs(value) < float("inf") for value in found.values.values())
+    assert all(value == value and abs(value) < inf for value in found.values.values())
     assert all(len(text) <= 200 for labels in found.values for text in labels)
     assert all(count > 0 for count in found.dropped.values())
     assert found.used_bytes is None or 0 <= found.used_bytes < 2 ** 60

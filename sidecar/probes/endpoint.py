@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from types import TracebackType
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class Endpoints:
         finally:
             await self._session.close()
 
-    def read(self, target: str, series: SeriesOf, at: float, since: float = 0.0) -> EndpointReading | None:
+    def read(self, target: str, series: SeriesOf, at: float, since: float = -inf) -> EndpointReading | None:
         """What the target's endpoint told last, as samples at Unix time `at`; None for a target without one.
 
         What it told before Unix time `since`, when the target's process was attached, was told by another process.
