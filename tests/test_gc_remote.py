@@ -243,14 +243,17 @@ def test_what_is_no_python_is_named(tmp_path):
     for name, reason in (("sleep", "not CPython 3.9 or later"), ("python3.11", "not CPython 3.9 or later"),
                          ("pypy3.11", "PyPy: it has another collector"),
                          ("graalpy", "GraalPy: it has another collector")):
-        program = shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "bin" / name)
-        sleeper = subprocess.Popen([program, "600"])
+        program = shutil.copy(shutil.which("cat") or "/bin/cat", tmp_path / "bin" / name)
+        other = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
-            wait_until(lambda: Path(f"/proc/{sleeper.pid}/exe").resolve().name == name, 30, "the exec")  # noqa: B023
+            assert other.stdin
+            other.stdin.write(b"started\n")
+            other.stdin.flush()
+            assert read_line(other, "what it was given") == "started"
             with pytest.raises(Unsupported, match=reason):
-                GcProbe(sleeper.pid, SeriesOf(BASE))
+                GcProbe(other.pid, SeriesOf(BASE))
         finally:
-            end(sleeper)
+            end(other)
 
 
 def test_the_end_of_a_program_is_noticed():

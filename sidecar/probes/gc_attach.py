@@ -77,8 +77,12 @@ def attach(memory: Memory, pid: int, proc: str = "/proc") -> Attached:
         except Unsupported as error:
             reason = str(error)
     if waits:
-        raise BlockingIOError(errno.EAGAIN, "its interpreter has not started yet", f"{proc}/{pid}")
+        raise _not_started(pid, proc)
     raise Unsupported(reason)
+
+
+def _not_started(pid: int, proc: str) -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "its interpreter has not started yet", f"{proc}/{pid}")
 
 
 def _images(pid: int, proc: str) -> Iterator[tuple[int, bytes]]:
@@ -99,9 +103,14 @@ def _images(pid: int, proc: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _program_headers(pid: int, proc: str) -> int:
-    """Where the program headers of a program lie in memory, hence the program; 0 if that is not told."""
+    """Where the program headers of a program lie in memory, hence the program; 0 if that is not told.
+
+    Raises BlockingIOError in the middle of an exec, when the vector is not there yet.
+    """
     with open(f"{proc}/{pid}/auxv", "rb") as file:
         content = file.read(4096)
+    if not any(content):
+        raise _not_started(pid, proc)
     vector: dict[int, int] = dict(struct.iter_unpack("<QQ", content[:len(content) // 16 * 16]))
     return vector.get(_AT_PHDR, 0)
 
