@@ -187,7 +187,7 @@ class Pipeline:
             dispatch.watch(target.name, target.identity, held.basis if held else None)
         elif attached:
             dispatch.watch(target.name, target.identity, Basis(kind, tree=self._plans[target.name].children))
-            dispatch.tell(target.name, None, attached.tree.sharing.shares)
+            dispatch.tell(target.name, None, attached.tree.sharing.shares, attached.tree.error_bytes)
 
     def _counted(self, now: float) -> list[Sample]:
         """What the stages count."""

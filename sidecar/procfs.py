@@ -119,13 +119,15 @@ def anon_bytes(status: bytes) -> int:
     return status_field(status, b"RssAnon") + status_field(status, b"RssShmem", 0) + status_field(status, b"VmSwap", 0)
 
 
-def proportional_bytes(rollup: bytes) -> tuple[int, int]:
-    """(anon, all) of /proc/PID/smaps_rollup, exact and each page by the share of this process in it.
+def exact_bytes(rollup: bytes) -> dict[str, int]:
+    """What /proc/PID/smaps_rollup says of anon, rss and pss, page by page where other files have counters.
 
-    The first counts what `anon_bytes` counts. KeyError where the kernel does not tell the kinds apart.
+    anon is what `anon_bytes` counts, but of a page that several processes share only this one's part, as in pss.
+    KeyError where the kernel does not tell the kinds apart.
     """
     anon = sum(status_field(rollup, name) for name in (b"Pss_Anon", b"Pss_Shmem"))
-    return anon + status_field(rollup, b"SwapPss", 0), status_field(rollup, b"Pss")
+    return {"anon": anon + status_field(rollup, b"SwapPss", 0), "pss": status_field(rollup, b"Pss"),
+            "rss": status_field(b"\n" + rollup, b"Rss")}
 
 
 def file_bytes(figures: dict[bytes, int]) -> tuple[int, int]:
@@ -180,3 +182,21 @@ def boot_time(proc: str = "/proc") -> float:
             return next((float(line[6:]) for line in file if line.startswith(b"btime ")), 0.0)
     except OSError:
         return 0.0
+
+
+def rss_error_bytes(release: str, cpus: int, threads: int) -> int:
+    """How far the resident size in statm and status can be off from the truth, on this release of the kernel.
+
+    Before Linux 6.2 each thread keeps up to 64 page faults to itself (SPLIT_RSS_COUNTING). Since then each of the
+    three counters that make up the size (file, anon, shmem) is a percpu_counter, of which each CPU keeps less than
+    a batch of max(32, 2 x CPUs) pages to itself (lib/percpu_counter.c). Since 6.16 and 6.12.39 statm and status add
+    these up ("mm: fix the inaccurate memory statistics issue for users"); stat does not. A release that cannot be
+    read counts as the worse of the two.
+    """
+    numbers = tuple(int(part) for part in release.split("-")[0].split("+")[0].split(".")[:3] if part.isdecimal())
+    by_thread, by_cpu = 64 * threads * PAGE_BYTES, 3 * max(32, 2 * cpus) * cpus * PAGE_BYTES
+    if len(numbers) < 2:
+        return max(by_thread, by_cpu)
+    if numbers >= (6, 16) or (6, 12, 39) <= numbers < (6, 13):
+        return 0
+    return by_cpu if numbers >= (6, 2) else by_thread

@@ -12,7 +12,10 @@ from conftest import wait_until
 from servers import free_port
 from sidecars import MIB, config, running_sidecar
 
+from sidecar.guard.process import Process
 from sidecar.guard.tree import Census, Tree
+from sidecar.guard.watch import Watch
+from sidecar.guard.wire import Basis, Order
 from sidecar.model import Labels, Sample, Target
 from sidecar.probes.sampler import Sampler
 from sidecar.probes.tree import MOST_SLOTS, TreeProbe
@@ -301,6 +304,33 @@ def test_guard_and_desk_count_alike(spawn: Callable[..., Program]) -> None:
     assert guards.used_bytes("anon") == used
     guards.share([[1, 2, 3, 4], [program.pid, 0, 10**30, 0]])
     assert guards.used_bytes("anon") == used, "another life of another process is none of ours"
+
+
+@pytest.mark.parametrize(("error_mib", "cleanup", "line_mib", "certain"), [
+    (64, "aggressive", 150, False),  # counted 193 MiB, in truth 97: within the error, so it is read exactly
+    (64, "aggressive", 90, True),  # the exact reading is over the line, too
+    (64, "standard", 150, True),  # a process is not made to wait for a cleanup that costs it little
+    (64, "aggressive", 120, True),  # over by more than the error
+    (7, "aggressive", 190, True),  # an error of less than 5 % of the line does not matter
+    (0, "aggressive", 150, True),
+])
+def test_aggressive_cleanup_waits_for_certainty(
+    spawn: Callable[..., Program], error_mib: int, cleanup: str, line_mib: int, certain: bool
+) -> None:
+    """Where the kernel's counters can be off by more than the overshoot, memory is read exactly before it is acted on.
+
+    Two processes that share 100 MiB, of which the guard has not been told, stand for counters that are off.
+    """
+    program = spawn("prefork")
+    program.tell("grow 90")
+    program.tell("fork")
+    watch = Watch("rag", Process(identify(program.pid)), Basis("anon", tree=True), Census())
+    watch.tell(None, [], error_mib * MIB, 0.0)
+    order = Order("o", "rag", cleanup, (), {}, line_mib * MIB)
+
+    assert order.crossed(watch.read_used())
+    assert watch.certain(order) == certain
+    watch.close()
 
 
 # The whole sidecar

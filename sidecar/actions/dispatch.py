@@ -33,7 +33,7 @@ class Dispatch:
         self.events_seen = 0
         self.sock = sock
         self._watched: dict[str, tuple[Identity | None, Basis | None]] = {}
-        self._shares: dict[str, Sequence[Sequence[int]]] = {}
+        self._told: dict[str, tuple[Sequence[Sequence[int]], int]] = {}
         self._standing: dict[str, tuple[list[Armed], float]] = {}
         self._serial = itertools.count(1)
         self._waiting: list[Event] = []
@@ -91,19 +91,21 @@ class Dispatch:
         if self._watched.get(target) == wanted:
             return
         self._standing.pop(target, None)
-        self._shares.pop(target, None)
+        self._told.pop(target, None)
         if wanted is None:
             if self._send("unwatch", target=target):
                 self._watched.pop(target, None)
         elif self._send("watch", target=target, identity=wanted[0], basis=wanted[1]):
             self._watched[target] = wanted
 
-    def tell(self, target: str, used_bytes: float | None, shares: Sequence[Sequence[int]] = ()) -> None:
+    def tell(self, target: str, used_bytes: float | None, shares: Sequence[Sequence[int]] = (),
+             error_bytes: int = 0) -> None:
         """What the guard cannot see: used bytes, at every tick; what processes share, when it was measured anew."""
-        if target not in self._watched or (used_bytes is None and self._shares.get(target, ()) == shares):
+        known = shares, error_bytes
+        if target not in self._watched or (used_bytes is None and self._told.get(target, ((), 0)) == known):
             return
-        if self._send("told", target=target, used_bytes=used_bytes, shares=shares):
-            self._shares[target] = shares
+        if self._send("told", target=target, used_bytes=used_bytes, shares=shares, error_bytes=error_bytes):
+            self._told[target] = known
 
     def stand(self, target: str, armed: Sequence[Armed], now: float) -> None:
         """Put these standing orders in force, and no others; sent when they changed, renewed before they run out.

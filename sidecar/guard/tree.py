@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from sidecar.clock import monotonic
-from sidecar.procfs import KeptFile, anon_bytes, parse_stat, resident_bytes
+from sidecar.procfs import KeptFile, anon_bytes, exact_bytes, parse_stat, resident_bytes
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,10 +81,11 @@ def _parent(stat: str) -> int | None:
 class Member:
     """One life of one process of a tree. Raises OSError or ValueError if it has ended or is hidden."""
 
-    __slots__ = ("_files", "_stat", "settled", "shared", "stack", "start_time_ticks")
+    __slots__ = ("_files", "_folder", "_stat", "settled", "shared", "stack", "start_time_ticks")
 
     def __init__(self, pid: int, kinds: Sequence[str], proc: str) -> None:
-        dir_fd = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._folder = f"{proc}/{pid}"
+        dir_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._stat = KeptFile("stat", dir_fd=dir_fd, size=1024)
             needed = {FILES[kind] for kind in kinds}
@@ -117,6 +118,12 @@ class Member:
         """What it uses. Raises OSError (ESRCH: ended), KeyError or ValueError."""
         file, _, meaning = FILES[kind]
         return meaning(self._files[file].read())
+
+    def exact(self) -> dict[str, int]:
+        """The same page by page, of all kinds; for which the process has to wait. Raises as `bytes` does."""
+        found = exact_bytes(KeptFile(f"{self._folder}/smaps_rollup").read())
+        self._stat.read()  # ESRCH if what was read was another's
+        return found
 
 
 def _stack(fields: list[bytes]) -> int:
@@ -200,6 +207,10 @@ class Tree:
                 continue
             total += max(0, size - member.shared[kind])
         return total
+
+    def exact_bytes(self, kind: str) -> int:
+        """What all of them use together, page by page. Raises OSError, KeyError or ValueError if one cannot be read."""
+        return sum(member.exact()[kind] for member in self.members.values())
 
     def share(self, shares: Iterable[Sequence[Any]]) -> None:
         """What was measured: (pid, start in clock ticks, bytes of anon, bytes of rss) that count elsewhere already."""

@@ -23,6 +23,8 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
+DOUBT_RATIO = 0.05
+"""From this share of a line on, the error of the kernel's counters matters."""
 TOLD_SECONDS = 10.0
 """What the desk has told holds for so long."""
 
@@ -33,6 +35,7 @@ class OfTree:
     LEAST_SECONDS = 0.0
 
     def __init__(self, process: Process, basis: Basis, census: Census) -> None:
+        self.error_bytes = 0
         identity, self._kind = process.identity, basis.kind
         self.tree = Tree(identity.pid, (basis.kind,), census if basis.tree else None, (os.getpid(),))
         if self.tree.members[identity.pid].start_time_ticks != identity.start_time_ticks:
@@ -42,6 +45,14 @@ class OfTree:
         """Used bytes now. Raises OSError (ESRCH when the process has ended), ValueError or KeyError."""
         self.tree.update(now)
         return self.tree.used_bytes(self._kind)
+
+    def doubtful(self, used_bytes: float, line_bytes: float) -> bool:
+        """Whether the kernel's counters can be so far off that the line may not be crossed."""
+        return self.error_bytes > DOUBT_RATIO * line_bytes and used_bytes - line_bytes < self.error_bytes
+
+    def exact(self) -> float:
+        """Used bytes page by page. Raises OSError, ValueError or KeyError."""
+        return self.tree.exact_bytes(self._kind)
 
     def close(self) -> None:
         """Its files are closed with it."""
@@ -150,9 +161,10 @@ class Watch:
         self.next_look = self._looked_at = self._growth = 0.0
         before.close()
 
-    def tell(self, used_bytes: float | None, shares: list[list[int]], now: float) -> None:
-        """What the desk has read: used bytes that it alone can see, or what the processes share (`Tree.share`)."""
+    def tell(self, used_bytes: float | None, shares: list[list[int]], error_bytes: int, now: float) -> None:
+        """What the desk has read: used bytes that it alone can see; what the processes share (`Tree.share`)."""
         if isinstance(self._reader, OfTree):
+            self._reader.error_bytes = error_bytes
             self._reader.tree.share(shares)
         elif isinstance(self._reader, Told) and used_bytes is not None:
             self._reader.tell(used_bytes, now)
@@ -185,6 +197,22 @@ class Watch:
         """Used bytes now, for the check right before delivery. Raises like `look`."""
         self.used_bytes = self._reader.read(monotonic())
         return self.used_bytes
+
+    def certain(self, order: Order) -> bool:
+        """Whether the line is crossed for certain. Where the counters leave a doubt it is read exactly.
+
+        The process has to wait for that, so it is done only for what costs it more: an aggressive cleanup.
+        """
+        line, reads = order.line_bytes, self._reader
+        if order.cleanup != "aggressive" or line is None or not isinstance(reads, OfTree):
+            return True
+        if not reads.doubtful(self.used_bytes, line):
+            return True
+        try:
+            self.used_bytes = reads.exact()
+        except (OSError, ValueError, KeyError):
+            return True  # it cannot be told: better once too often than too late
+        return order.crossed(self.used_bytes)
 
     def close(self) -> None:
         """Let go of the target."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILL_SWITCH_SECONDS = 10.0
+DOUBT_SECONDS = 1.0
+"""Until used bytes that were read exactly, and found below the line, are looked at again."""
 MOST_TARGETS = 300
 """As many as a welcome has room to name, each with a name of 100 letters."""
 
@@ -66,12 +68,12 @@ class Watchlist:
         if watch.process.pidfd >= 0:
             self._epoll.register(watch.process.pidfd, select.EPOLLIN)
 
-    def told(self, target: str, used_bytes: float | None, shares: list[list[Any]]) -> None:
+    def told(self, target: str, used_bytes: float | None, shares: list[list[Any]], error_bytes: int) -> None:
         """What the desk has read that the guard cannot: used bytes, or what processes share. ValueError, TypeError."""
         watch = self._watches.get(target)
         if watch:
             read = None if used_bytes is None else float(used_bytes)
-            watch.tell(read, [[int(number) for number in each] for each in shares], monotonic())
+            watch.tell(read, [[int(number) for number in each] for each in shares], int(error_bytes), monotonic())
 
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
@@ -122,7 +124,7 @@ class Watchlist:
             self._tell("spent", made.target, made.id)
             return
         try:
-            crossed = made.crossed(watch.read_used())
+            crossed = made.crossed(watch.read_used()) and watch.certain(made)
         except (OSError, ValueError, KeyError) as error:
             self._unreadable(watch, error)
             return
@@ -150,7 +152,9 @@ class Watchlist:
                 continue
             watch.trouble = ""
             if standing and not self._deliveries.in_flight(watch.target):
-                if self._begin(standing.order, watch):
+                if not watch.certain(standing.order):
+                    standing.not_before = now + DOUBT_SECONDS
+                elif self._begin(standing.order, watch):
                     standing.note_delivery(now)
                 else:
                     standing.not_before = now + KILL_SWITCH_SECONDS

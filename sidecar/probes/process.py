@@ -58,15 +58,16 @@ class ProcessProbe:
         self._stat = KeptFile(f"{self._folder}/stat", size=1024)
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
+        self.threads = 1
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError (ESRCH) once the process has ended, reaped or not."""
         status, statm, stat = self._status.read(), self._statm.read(), parse_stat(self._stat.read())
         if stat[0] in (b"Z", b"X"):
             raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
-        make = self._series.sample
+        make, self.threads = self._series.sample, int(stat[17])
         samples = [make(RSS, resident_bytes(statm), at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
-                   make(START, self._start_seconds, at), make(THREADS, int(stat[17]), at)]
+                   make(START, self._start_seconds, at), make(THREADS, self.threads, at)]
         for field, kind in MEMORY_KINDS:
             size = status_field(status, field, -1)
             if size >= 0:

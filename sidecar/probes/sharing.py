@@ -10,7 +10,7 @@ from math import inf
 from typing import NamedTuple
 
 from sidecar.guard.tree import Member, Tree
-from sidecar.procfs import KeptFile, proportional_bytes
+from sidecar.procfs import KeptFile
 
 WORTHWHILE_BYTES = 16 << 20
 """Two processes of this size are worth asking what they share."""
@@ -45,7 +45,6 @@ class Sharing:
         self.shares: tuple[Share, ...] = ()
         self._tree = tree
         self._timer = timer
-        self._proc = proc
         self._round: Iterator[None] | None = None
         self._measured: frozenset[tuple[int, int]] = frozenset()
         self._present: frozenset[tuple[int, int]] = frozenset()
@@ -123,9 +122,8 @@ class Sharing:
         """Anon and rss of a process. Raises OSError, KeyError or ValueError."""
         if member.bytes("rss") * SECONDS_PER_BYTE > MOST_SECONDS_EACH:
             raise ValueError(f"process {pid} is so big that reading its smaps_rollup would make it wait for too long")
-        shares = proportional_bytes(KeptFile(f"{self._proc}/{pid}/smaps_rollup").read())
-        anon, rss = member.bytes("anon"), member.bytes("rss")  # ESRCH if what was read was another's
-        return _Look(anon, max(0, anon - shares[0])), _Look(rss, max(0, rss - shares[1]))
+        exact, anon, rss = member.exact(), member.bytes("anon"), member.bytes("rss")
+        return _Look(anon, max(0, anon - exact["anon"])), _Look(rss, max(0, rss - exact["pss"]))
 
     def _apply(self, looks: dict[int, tuple[_Look, _Look]]) -> None:
         """Take off what is counted twice."""

@@ -4,6 +4,7 @@ A worker that takes the place of another takes its slot, too: restarts make no n
 """
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ from sidecar.model import Metric, Sample, Target
 from sidecar.probes.process import ProcessProbe
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.sharing import Sharing
+from sidecar.procfs import rss_error_bytes
 
 PROCESSES, RESTARTS = "rag_target_processes", "rag_process_restarts_total"
 SHARED, SLOTLESS = "rag_memory_shared_bytes", "rag_target_processes_left_out"
+ERROR = "rag_memory_error_bytes"
 METRICS = (
     Metric(PROCESSES, "gauge", "Processes of the target: the one that was named and its descendants."),
     Metric(SLOTLESS, "gauge", "Processes of the target that have no series of their own, because there are so many."),
     Metric(RESTARTS, "counter", "Times the process of a slot was replaced by another one."),
+    Metric(ERROR, "gauge", "How far off resident memory can be at most, as the kernel counts it; 0 if it is exact."),
     Metric(SHARED, "gauge", "Memory that processes of the target share, as last measured; counted once in used bytes."),
 )
 
@@ -42,7 +46,8 @@ class TreeProbe:
     """The readings of every process of a target. Lives from attach until the first process has ended.
 
     Raises OSError where that one is gone or hidden. What cannot be read stands in `missing` with its reason; `used`
-    holds the bytes of all together by basis; `slots` are the processes with series of their own.
+    holds the bytes of all together by basis, `error_bytes` how far off these can be; `slots` are the processes with
+    series of their own.
     """
 
     name = "process"
@@ -52,6 +57,7 @@ class TreeProbe:
         assert target.identity
         self.missing: dict[str, str] = {}
         self.used: dict[str, float] = {}
+        self.error_bytes = 0
         self.slots: dict[str, Slot] = {}
         self._target = target
         self._proc = proc
@@ -74,9 +80,11 @@ class TreeProbe:
         self.sharing.step(at, calm)
         samples = [sample for slot in list(self.slots.values()) for sample in self._read_slot(slot, at)]
         self._sum_up()
+        release, cpus = os.uname().release, os.cpu_count() or 1
+        self.error_bytes = sum(rss_error_bytes(release, cpus, slot.process.threads) for slot in self.slots.values())
         make = self._series.sample
         samples += [make(RESTARTS, count, at, "process", label) for label, count in self._restarts.items()]
-        samples += [make(PROCESSES, self._tree.count, at),
+        samples += [make(ERROR, self.error_bytes, at), make(PROCESSES, self._tree.count, at),
                     make(SLOTLESS, self._tree.count - len(self.slots), at)]
         if self.sharing.shares:
             samples += [make(SHARED, sum(share[place] for share in self.sharing.shares), at, "kind", kind)
