@@ -37,6 +37,9 @@ def listen(family=socket.AF_INET, host="127.0.0.1", shared=False):
 """
 
 
+ELSEWHERE = "run as root or as the same user, and in the same pid namespace"
+
+
 class Programs:
     """Starts real programs and ends them all, with what they have started. Lives as long as a test."""
 
@@ -526,8 +529,18 @@ def test_listener_of_another_user_is_told_of(programs: Programs, free_port: int)
         said = answer.read()
     os.waitpid(child, 0)
 
-    assert said == repr((None, f"something listens on port {free_port}, but its process may not be seen: run as root "
-                               "or as the same user"))
+    assert said == repr((None, f"something listens on port {free_port}, but its process may not be seen: {ELSEWHERE}"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a pid namespace")
+def test_listener_in_another_pid_namespace_is_told_of(programs: Programs, free_port: int, checkout: Path) -> None:
+    """Containers of one pod share the network and not their processes."""
+    programs.python(str(free_port), code=LISTEN + f"a = listen(); {WAIT}")
+    code = f"from sidecar.discovery.listening import by_port; print(by_port({free_port}).why)"
+    said = subprocess.run(["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+                          cwd=checkout, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    assert said.strip() == f"something listens on port {free_port}, but its process may not be seen: {ELSEWHERE}"
 
 
 def test_strange_tables_of_sockets_name_nobody(tmp_path: Path) -> None:
@@ -535,10 +548,13 @@ def test_strange_tables_of_sockets_name_nobody(tmp_path: Path) -> None:
     (tmp_path / "self" / "net").mkdir(parents=True)
     (tmp_path / "7" / "fd").mkdir(parents=True)
     (tmp_path / "7" / "fd" / "3").symlink_to("socket:[5]")
-    for table in (b"", b"\x00\xff", b"head\n0: 0:1F40\n", b"head\n" + b"0: 0:1F40 0:0 0A " * 3 + b"\n",
-                  b"head\n0: 0:1F40 0:0 0A 0:0 00:0 0 0 0 5\n"):
+    listener = b"0: 0:1F40 0:0 0A 0:0 00:0 0 0 0 5\n"
+    for table in (b"", b"\x00\xff", b"head\n0: 0:1F40\n", b"head\n" + b"0: 0:1F40 0:0 0A " * 2 + b"\n",
+                  b"head\n0: 0:1F40 0:0 01 0:0 00:0 0 0 0 5\n" + listener):
         (tmp_path / "self" / "net" / "tcp").write_bytes(table)
         assert by_port(8000, str(tmp_path)) == (None, "")
+    (tmp_path / "self" / "net" / "tcp").write_bytes(b"head\n" + listener)
+    assert by_port(8000, str(tmp_path)).why.endswith(ELSEWHERE)
 
 
 # By URL

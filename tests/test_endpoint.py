@@ -491,7 +491,7 @@ def test_slow_endpoint_delays_no_other(program: Program) -> None:
 def test_secrets_reach_the_endpoint_and_nobody_else(program: Program, caplog: Any) -> None:
     """Headers and query are sent; no log line holds them, whatever goes wrong."""
     caplog.set_level(logging.DEBUG)
-    headers = (("Authorization", "Bearer s3cret"),)
+    headers = (("Authorization", "Bearer s3cret"), ("accept", "application/vnd.rag"))
 
     async def asked() -> None:
         for path in ("/memory", *REASONS, "/headers"):
@@ -504,6 +504,7 @@ def test_secrets_reach_the_endpoint_and_nobody_else(program: Program, caplog: An
     asyncio.run(asked())
     last = [each for each in program.seen() if each["path"] == "/memory?key=s3cret"][-1]
     assert last["headers"]["Authorization"] == "Bearer s3cret"
+    assert {name.lower(): value for name, value in last["headers"].items()}["accept"] == "application/vnd.rag"
     assert last["headers"]["Accept-Encoding"] == "identity"
     told = [vars(record) for record in caplog.records if record.name.startswith("sidecar")]
     assert {each["reason"] for each in told} >= {"parse", "protocol", "connection", "status", "redirect", "too_large"}

@@ -16,7 +16,7 @@ LISTEN = b"0A"
 MOST_LISTENERS = 10_000
 MOST_FDS = 4096
 """How many descriptors of a process are looked at, lowest first: a server listens before anybody connects."""
-STAND_INS = frozenset({"systemd", "docker-proxy", "rootlessport"})
+STAND_INS = frozenset({"systemd", "docker-proxy", "rootlesskit", "rootlessport", "slirp4netns"})
 """Programs, by the name that the kernel keeps, that hold the listening socket for another one."""
 
 
@@ -46,7 +46,7 @@ def by_port(port: int, proc: str = "/proc") -> Found:
     sockets = {socket: at for at, home in enumerate(_homes(pids, proc)) for socket in _listeners(port, home)}
     if not sockets:
         return Found(None)
-    holders, denied = _holders(sockets, pids, proc)
+    holders = _holders(sockets, pids, proc)
     programs = {at: [one for one in each if one.name not in STAND_INS] for at, each in holders.items()}
     programs = {at: each for at, each in programs.items() if each}
     if 0 in programs or len(programs) == 1:
@@ -54,10 +54,10 @@ def by_port(port: int, proc: str = "/proc") -> Found:
     if programs:
         return Found(None, f"port {port} is listened on in {len(programs)} containers or other networks: name the "
                            "process by its command line or a pidfile")
-    for one in (one for each in holders.values() for one in each):  # all of them stand-ins
-        return Found(None, f"{one.name} holds port {port} for another program, which is not seen")
+    for stand_in in (one for each in holders.values() for one in each):
+        return Found(None, f"{stand_in.name} holds port {port} for another program, which is not seen")
     return Found(None, f"something listens on port {port}, but its process may not be seen: run as root or as the same "
-                       "user" if denied else "")
+                       "user, and in the same pid namespace")
 
 
 def _homes(pids: Sequence[int], proc: str) -> Iterator[str]:
@@ -88,20 +88,17 @@ def _listeners(port: int, home: str) -> Iterator[str]:
             continue
 
 
-def _holders(sockets: Mapping[str, int], pids: Sequence[int], proc: str) -> tuple[dict[int, list[Holder]], bool]:
-    """Who holds one of the sockets, by what `sockets` says of it; and whether somebody's descriptors are hidden."""
+def _holders(sockets: Mapping[str, int], pids: Sequence[int], proc: str) -> dict[int, list[Holder]]:
+    """Who holds one of the sockets, by what `sockets` says of it."""
     found: defaultdict[int, list[Holder]] = defaultdict(list)
-    denied = False
     for pid in pids:
         try:
             at = _held(f"{proc}/{pid}", sockets)
             if at is not None:
                 found[at].append(_holder(pid, proc))
-        except PermissionError:
-            denied = True
         except (OSError, ValueError, IndexError):
-            continue  # it has ended
-    return found, denied
+            continue  # it has ended, or is another user's
+    return found
 
 
 def _held(folder: str, sockets: Mapping[str, int]) -> int | None:

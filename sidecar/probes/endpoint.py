@@ -39,7 +39,11 @@ LONG_BODY_BYTES = 32 << 10
 """What is longer is read in a thread: it would hold the tick up."""
 MOST_SERIES = {VALUE.name: 200, SAMPLE.name: 500}
 """The first series of an endpoint that are kept, for good: names that change from answer to answer make no others."""
-ACCEPT = "application/json, text/plain;version=0.0.4;q=0.9, application/openmetrics-text;version=1.0.0;q=0.5, */*;q=0.1"
+HEADERS = {
+    "User-Agent": f"rag-sidecar/{__version__}",
+    "Accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1",
+    "Accept-Encoding": "identity",
+}
 
 
 class EndpointReading(NamedTuple):
@@ -68,7 +72,7 @@ class Endpoints:
         self._session = aiohttp.ClientSession(
             # Each connection is for one question: one kept open would occupy a server that has a single thread.
             connector=aiohttp.TCPConnector(force_close=True, limit=0), cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False)
+            auto_decompress=False, headers=HEADERS)
         await self._tasks.__aenter__()
         self._running = [self._tasks.create_task(poller.run(self._session, self._sleep))
                          for poller in self._pollers.values()]
@@ -181,9 +185,7 @@ class _Poller:
 
 async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint) -> Figures:
     """One question and its answer. Raises ProbeFailed, and OSError and aiohttp.ClientError as they come."""
-    headers = {"User-Agent": f"rag-sidecar/{__version__}", "Accept": ACCEPT, "Accept-Encoding": "identity",
-               **dict(endpoint.headers)}
-    async with session.get(endpoint.url, headers=headers, allow_redirects=False) as response:
+    async with session.get(endpoint.url, headers=dict(endpoint.headers), allow_redirects=False) as response:
         if response.status != 200:
             reason = "redirect" if 300 <= response.status < 400 else "status"
             raise ProbeFailed(reason, f"answered {response.status}")
