@@ -19,6 +19,8 @@ RSS, VMS = "rag_process_resident_memory_bytes", "rag_process_virtual_memory_byte
 KIND, PEAK = "rag_process_memory_bytes", "rag_process_resident_memory_max_bytes"
 FAULTS, CPU, THREADS = "rag_process_page_faults_total", "rag_process_cpu_seconds_total", "rag_process_threads"
 FDS, IO, START = "rag_process_open_fds", "rag_process_io_bytes_total", "rag_process_start_time_seconds"
+MOST_FDS, SWITCHES = "rag_process_max_fds", "rag_process_context_switches_total"
+STATE, OOM_SCORE, OOM_ADJUSTMENT = "rag_process_state", "rag_process_oom_score", "rag_process_oom_score_adj"
 
 METRICS = (
     Metric(RSS, "gauge", "Resident memory size of the target's process."),
@@ -29,6 +31,11 @@ METRICS = (
     Metric(CPU, "counter", "CPU time spent in user and in system mode."),
     Metric(THREADS, "gauge", "Threads of the process."),
     Metric(FDS, "gauge", "Open file descriptors of the process."),
+    Metric(MOST_FDS, "gauge", "Limit on open file descriptors of the process."),
+    Metric(SWITCHES, "counter", "Times the process gave the CPU up (voluntary) or had it taken away (involuntary)."),
+    Metric(STATE, "gauge", "1 for the state that the process is in: R, S, D (waits for storage), T (stopped) …"),
+    Metric(OOM_SCORE, "gauge", "How soon the kernel picks this process when memory runs out: the highest first."),
+    Metric(OOM_ADJUSTMENT, "gauge", "What was added to that: -1000 is never, 1000 is first."),
     Metric(IO, "counter", "Bytes that the process caused to be read from and written to storage."),
     Metric(START, "gauge", "Start time of the process, in Unix time."),
 )
@@ -37,6 +44,10 @@ MEMORY_KINDS = ((b"RssAnon", "anon"), (b"RssFile", "file"), (b"RssShmem", "shmem
 COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
            (CPU, "mode", "user", 11, CLOCK_TICKS), (CPU, "mode", "system", 12, CLOCK_TICKS))
 """(metric, label, value, place in `parse_stat`, divisor)."""
+SWITCHED = ((b"voluntary_ctxt_switches", "voluntary"), (b"nonvoluntary_ctxt_switches", "involuntary"))
+STATES = (b"R", b"S", b"D", b"T", b"t", b"I")
+LIMITS_SECONDS = 60.0
+"""How often the limit on descriptors is read anew; the kernel takes its time to print that file."""
 
 
 class ProcessProbe:
@@ -56,6 +67,10 @@ class ProcessProbe:
         self._status = KeptFile(f"{self._folder}/status", size=4096)
         self._statm = KeptFile(f"{self._folder}/statm", size=128)
         self._stat = KeptFile(f"{self._folder}/stat", size=1024)
+        self._scores = [(metric, KeptFile(path, size=64)) for metric, path in (
+            (OOM_SCORE, f"{self._folder}/oom_score"), (OOM_ADJUSTMENT, f"{self._folder}/oom_score_adj"))
+            if os.path.exists(path)]  # not on gVisor
+        self._most_fds: tuple[float, int] | None = None
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
         self.threads = 1
@@ -68,6 +83,13 @@ class ProcessProbe:
         make, self.threads = self._series.sample, int(stat[17])
         samples = [make(RSS, resident_bytes(statm), at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
                    make(START, self._start_seconds, at), make(THREADS, self.threads, at)]
+        state = stat[0].decode("ascii", "replace")
+        samples.append(make(STATE, 1.0, at, "state", state if stat[0] in STATES else "other"))
+        samples += [make(metric, int(file.read()), at) for metric, file in self._scores]
+        for field, kind in SWITCHED:
+            count = status_field(status, field, -1)
+            if count >= 0:
+                samples.append(make(SWITCHES, count, at, "type", kind))
         for field, kind in MEMORY_KINDS:
             size = status_field(status, field, -1)
             if size >= 0:
@@ -100,7 +122,20 @@ class ProcessProbe:
             count = os.fstat(folder).st_size or len(os.listdir(folder))  # st_size is the count since Linux 6.2
         finally:
             os.close(folder)
-        return [self._series.sample(FDS, count, at)]
+        if self._most_fds is None or not 0 <= at - self._most_fds[0] < LIMITS_SECONDS:
+            self._most_fds = at, self._read_most_fds()
+        limit = self._most_fds[1]
+        return [self._series.sample(FDS, count, at)] + (
+            [self._series.sample(MOST_FDS, limit, at)] if limit >= 0 else [])
+
+    def _read_most_fds(self) -> int:
+        """The soft limit, -1 where there is none or it cannot be read."""
+        try:
+            limits = KeptFile(f"{self._folder}/limits", size=2048).read()
+        except OSError:
+            return -1
+        words = limits.partition(b"\nMax open files")[2].split(None, 1)
+        return int(words[0]) if words and words[0].isdigit() else -1
 
     def _io_bytes(self, at: float) -> list[Sample]:
         self._io = self._io or KeptFile(f"{self._folder}/io", size=512)
@@ -110,6 +145,6 @@ class ProcessProbe:
 
     def close(self) -> None:
         """Give the descriptors back."""
-        for file in (self._status, self._statm, self._stat, self._io):
+        for file in (self._status, self._statm, self._stat, self._io, *(file for _, file in self._scores)):
             if file:
                 file.close()
