@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Target as Program
 from conftest import wait_until
+from probing import as_nobody
 from servers import free_port
 from sidecars import MIB, config, running_sidecar
 
@@ -238,8 +239,6 @@ def test_a_thousand_restarts_make_no_new_series(spawn: Callable[..., Program]) -
 
 def test_without_permission_everything_is_counted_in_full_and_pss_is_not_known(spawn: Callable[..., Program]) -> None:
     """Nobody can see what another user's processes share: that is said, and nothing is taken off."""
-    from test_probes import as_nobody
-
     if os.geteuid():
         pytest.skip("needs root to become another user")
     program = spawn("prefork")

@@ -20,7 +20,7 @@ KIND, PEAK = "rag_process_memory_bytes", "rag_process_resident_memory_max_bytes"
 FAULTS, CPU, THREADS = "rag_process_page_faults_total", "rag_process_cpu_seconds_total", "rag_process_threads"
 FDS, IO, START = "rag_process_open_fds", "rag_process_io_bytes_total", "rag_process_start_time_seconds"
 MOST_FDS, SWITCHES = "rag_process_max_fds", "rag_process_context_switches_total"
-STATE, OOM_SCORE, OOM_ADJUSTMENT = "rag_process_state", "rag_process_oom_score", "rag_process_oom_score_adj"
+STOPPED, OOM_SCORE, OOM_ADJUSTMENT = "rag_process_stopped", "rag_process_oom_score", "rag_process_oom_score_adj"
 
 METRICS = (
     Metric(RSS, "gauge", "Resident memory size of the target's process."),
@@ -33,7 +33,7 @@ METRICS = (
     Metric(FDS, "gauge", "Open file descriptors of the process."),
     Metric(MOST_FDS, "gauge", "Limit on open file descriptors of the process."),
     Metric(SWITCHES, "counter", "Times the process gave the CPU up (voluntary) or had it taken away (involuntary)."),
-    Metric(STATE, "gauge", "1 for the state that the process is in: R, S, D (waits for storage), T (stopped) …"),
+    Metric(STOPPED, "gauge", "1 while the process is stopped, by a signal or by a debugger: it cannot clean up then."),
     Metric(OOM_SCORE, "gauge", "How soon the kernel picks this process when memory runs out: the highest first."),
     Metric(OOM_ADJUSTMENT, "gauge", "What was added to that: -1000 is never, 1000 is first."),
     Metric(IO, "counter", "Bytes that the process caused to be read from and written to storage."),
@@ -45,7 +45,6 @@ COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
            (CPU, "mode", "user", 11, CLOCK_TICKS), (CPU, "mode", "system", 12, CLOCK_TICKS))
 """(metric, label, value, place in `parse_stat`, divisor)."""
 SWITCHED = ((b"voluntary_ctxt_switches", "voluntary"), (b"nonvoluntary_ctxt_switches", "involuntary"))
-STATES = (b"R", b"S", b"D", b"T", b"t", b"I")
 LIMITS_SECONDS = 60.0
 """How often the limit on descriptors is read anew; the kernel takes its time to print that file."""
 
@@ -83,8 +82,7 @@ class ProcessProbe:
         make, self.threads = self._series.sample, int(stat[17])
         samples = [make(RSS, resident_bytes(statm), at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
                    make(START, self._start_seconds, at), make(THREADS, self.threads, at)]
-        state = stat[0].decode("ascii", "replace")
-        samples.append(make(STATE, 1.0, at, "state", state if stat[0] in STATES else "other"))
+        samples.append(make(STOPPED, float(stat[0] in b"Tt"), at))
         samples += [make(metric, int(file.read()), at) for metric, file in self._scores]
         for field, kind in SWITCHED:
             count = status_field(status, field, -1)
