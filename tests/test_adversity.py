@@ -672,27 +672,3 @@ def test_clock_that_is_set_back_costs_one_start_and_no_protection(
 
         assert sidecar.outcome()["outcome"] == "effective"
         assert sidecar.value("rag_sidecar_desk_starts_total") == 2
-
-
-READ_CGROUP = """
-import sys
-from sidecar.model import Labels, Target
-from sidecar.probes.cgroup import CgroupProbe
-from sidecar.procfs import Identity
-try:
-    CgroupProbe(Target("t", Labels({}), Identity("", 42, 1, None)), f"{sys.argv[1]}/proc", f"{sys.argv[1]}/sys")
-except OSError as error:
-    print(error)
-"""
-
-
-def test_pipe_in_the_place_of_a_cgroup_file_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """A container may show anything under its own /sys: opening it must not stop the desk, and with it all targets."""
-    planted = tmp_path / "proc/42/root/sys/fs/cgroup/x"
-    planted.mkdir(parents=True)
-    (tmp_path / "proc/42/cgroup").write_text("0::/x\n")
-    os.mkfifo(planted / "memory.current")
-    done = subprocess.run([sys.executable, "-c", READ_CGROUP, str(tmp_path)], capture_output=True, text=True,
-                          timeout=10, check=True)
-
-    assert "Illegal seek" in done.stdout
