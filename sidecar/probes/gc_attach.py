@@ -22,6 +22,9 @@ MOST_MAPPINGS, MOST_IMAGES, FARTHEST_BYTES, LOOKS = 1 << 18, 16, 1 << 20, 3
 EXPORTED_SINCE = ((b"PyGC_IsEnabled", 10), (b"PyObject_GC_IsTracked", 9))
 """Up to 3.10 the version is not exported. These functions of the C API are new in their minor version."""
 
+NAMES = (b"python", b"libpython", b"pypy", b"libpypy")
+"""How their files are called. Hundreds of extension modules may have `cpython` somewhere in theirs."""
+
 OTHERS = ((b"pypy", "PyPy"), (b"graalpy", "GraalPy"), (b"libpythonvm", "GraalPy"))
 
 _WORD = struct.Struct("<Q")
@@ -97,7 +100,7 @@ def _images(pid: int, proc: str) -> Iterator[tuple[int, bytes]]:
             name = words[5].rsplit(b"/", 1)[1]
             if start <= program < end:
                 yield start, name
-            elif b"python" in name or b"pypy" in name:
+            elif name.startswith(NAMES):
                 named.append((start, name))
     yield from named[:MOST_IMAGES]
 
