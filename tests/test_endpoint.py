@@ -10,17 +10,19 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import servers
-from conftest import read_line
+from conftest import Target, read_line
 from hypothesis import given
 from hypothesis import strategies as st
+from sidecars import config, running_sidecar
 
 from sidecar.config import Overrides, load
 from sidecar.errors import ProbeFailed
@@ -619,3 +621,33 @@ def test_metrics_are_declared() -> None:
     assert {metric.name for metric in METRICS} == {
         "rag_endpoint_value", "rag_endpoint_sample", "rag_endpoint_status", "rag_endpoint_dropped_values_total",
         "rag_debug_endpoint_up", "rag_debug_endpoint_request_seconds", "rag_debug_endpoint_errors_total"}
+
+
+# In a sidecar
+
+
+def test_endpoint_of_a_running_sidecar_is_judged(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """A target known by its URL and one found by its port: shown, compared, alerted on, and down when it ends."""
+    target = spawn("endpoint")
+    program, port = Program(target.said["http"]), int(target.said["http"])
+    program.say('{"rag": {"memory_mb": 550}, "status": "high"}')
+    lines = {"basis": "endpoint", "main": "400MiB", "critical": "500MiB"}
+    url = f"{program.url}/memory?key=s3cret"
+    asked = {"used": "rag.memory_mb", "unit": "MB", "status": "status", "every": "1s"}
+    file = config(web := servers.free_port(), tmp_path / "state", [
+        {"name": "far", "match": {"url": url}, "memory": lines, "endpoint": asked},
+        {"name": "near", "match": {"port": port}, "memory": lines, "endpoint": asked | {"url": url}}])
+    with running_sidecar(tmp_path, file=file, port=web) as sidecar:
+        for name in ("far", "near"):
+            label = f'target="{name}"'
+            servers.wait_until(partial(sidecar.value, "rag_memory_used_bytes", label), 20, "what counts")
+            assert sidecar.value("rag_memory_used_bytes", label) == 550 * MIB
+            assert sidecar.value("rag_endpoint_value", label, 'path="rag.memory_mb"') == 550
+            assert sidecar.value("rag_endpoint_status", label, 'status="high"') == 1
+            assert sidecar.value("rag_target_up", label) == 1
+        assert sidecar.value("rag_target_info", 'target="near"', f'pid="{target.pid}"') == 1
+        servers.wait_until(lambda: ("RagMemoryCritical", "firing") in sidecar.alerts(), 20, "the alert")
+        target.process.kill()
+        servers.wait_until(lambda: sidecar.value("rag_target_up", 'target="far"') == 0, 20, "the end of the far one")
+        servers.wait_until(lambda: sidecar.value("rag_target_up", 'target="near"') == 0, 20, "the end of the near one")
+    assert "s3cret" not in sidecar.log.read_text()
