@@ -97,7 +97,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     lines.add_argument(flags["memory_critical"], dest="memory_critical", metavar="SIZE", help="default 90%%, or 1.2 "
                        "times main")
     lines.add_argument(flags["memory_basis"], dest="memory_basis", metavar="BASIS",
-                       help="auto, anon, rss or cgroup: what is compared with the lines")
+                       help="auto, cgroup, anon, rss, pss or endpoint: what is compared with the lines")
     other = parser.add_argument_group("other")
     other.add_argument(flags["mode"], dest="mode", metavar="MODE", help="observe, dry_run or enforce")
     other.add_argument(flags["alertmanagers"], dest="alertmanagers", metavar="URL", action="append", default=[],
@@ -182,9 +182,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examination":
     """What the doctor finds of a configured target."""
     from sidecar.discovery.local import ourselves
-    from sidecar.discovery.match import ByPid
+    from sidecar.discovery.match import ByPid, ByUrl
     from sidecar.discovery.roster import Roster, Wanted
-    from sidecar.doctor.examination import Question, absent, examine
+    from sidecar.doctor.examination import Question, absent, examine, without_process
     from sidecar.model import Labels
 
     signals = frozenset(way.signal for cleanup in ("light", "standard", "aggressive")
@@ -192,6 +192,8 @@ def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examin
     question = Question(target.name, target.memory, signals, runs_in)
     if isinstance(target.match, ByPid):
         return examine(target.match.pid, question, now)
+    if isinstance(target.match, ByUrl):
+        return without_process(question)
     (found,) = Roster([Wanted(target.name, Labels(), target.match)], ourselves()).update()
     if found.identity is None:
         return absent(question, f"there is no process for {target.match}", "`ps -e` shows those there are")

@@ -54,6 +54,12 @@ def absent(question: Question, what: str, do: str) -> Examination:
     return Examination(question.name, None, None, (Fact("reading", "process", "missing", what, do=do),), ())
 
 
+def without_process(question: Question) -> Examination:
+    """The target is an endpoint: no process of it is known, and none is missing."""
+    fact = Fact("reading", "process", "info", "known by its URL alone: there is no process to look at")
+    return Examination(question.name, None, None, (fact,), ())
+
+
 def _facts(patient: Patient, question: Question, now: float) -> tuple[Fact, ...]:
     parts: Sequence[tuple[str, Iterator[Fact]]] = (
         ("identity", identity.facts(patient, now)),

@@ -35,10 +35,10 @@ class Style(NamedTuple):
 
 def code(machine: Sequence[Fact], examinations: Sequence[Examination]) -> int:
     """The exit code: 0 all well (warnings too), 3 something is missing, 1 a process is not there."""
-    if any(each.pid is None for each in examinations):
-        return GONE
-    facts = [*machine, *(fact for each in examinations for fact in each.facts)]
-    return MISSING if any(fact.state == "missing" for fact in facts) else WELL
+    states = [fact.state for fact in machine] + [fact.state for each in examinations for fact in each.facts]
+    if "missing" not in states:
+        return WELL
+    return GONE if any(each.pid is None and each.facts[0].state == "missing" for each in examinations) else MISSING
 
 
 def as_json(machine: Sequence[Fact], examinations: Sequence[Examination]) -> str:
