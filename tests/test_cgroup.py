@@ -364,6 +364,40 @@ def test_pressure_of_the_own_cgroup_where_both_versions_are_mounted(obedient: Ob
     assert before[f"{name} some cpu"] <= total <= after[f"{name} some cpu"]
 
 
+def test_version_2_for_real(obedient: Obedient) -> None:
+    """Limit, usage, shared memory, the kill and its last words, where the machine holds its memory in v2."""
+    own = Path(f"/sys/fs/cgroup/rag-sidecar-test-{os.getpid()}")
+    enabled = own.parent / "cgroup.subtree_control"
+    if os.geteuid() or not enabled.exists() or "memory" not in enabled.read_text().split():
+        pytest.skip("needs root and a memory hierarchy of cgroup v2")
+    own.mkdir()
+    try:
+        (own / "memory.max").write_text(str(128 * MIB))
+        if (own / "memory.swap.max").exists():
+            (own / "memory.swap.max").write_text("0")
+        (own / "cgroup.procs").write_text(str(obedient.process.pid))
+        probe = CgroupProbe(target(obedient.process.pid))
+        before = values(probe.read(1.0))
+        obedient.do("x = b'x' * (60 << 20)")
+        after = values(probe.read(2.0))
+        assert not probe.moved()
+        (own / "memory.max").write_text(str(96 * MIB))
+        assert probe.moved()
+        obedient.send("y = b'x' * (300 << 20)")
+        obedient.process.wait(20)
+        told = values(probe.last_words(3.0))
+    finally:
+        obedient.end()
+        removed(own)
+
+    name = "rag_cgroup_memory_unreclaimable_bytes"
+    assert probe.limit_bytes == 128 * MIB
+    assert after[name] - before[name] == pytest.approx(60 * MIB, rel=0.05)
+    assert after["rag_cgroup_info 2"] == 1
+    assert told["rag_cgroup_memory_events_total oom_kill"] == 1
+    assert values(probe.last_words(4.0)) == told
+
+
 # As captured, and as built: layouts that this machine does not have
 
 
@@ -494,6 +528,14 @@ def test_memory_that_is_not_handed_on_is_charged_above(tmp_path: Path) -> None:
     (folder / "proc/42/cgroup").write_text("0::/rag/worker\n")
 
     assert pictured_cgroup(folder).basis.usage == str(folder / "sys/fs/cgroup/rag/memory.current")
+
+
+def test_root_of_version_2_has_no_figures(tmp_path: Path) -> None:
+    """A process in the root cgroup has no limit and no usage of its own: that is said, and nothing else is taken."""
+    folder = copied("v2", tmp_path)
+    (folder / "proc/42/cgroup").write_text("0::/\n")
+    with pytest.raises(FileNotFoundError, match="in the root"):
+        pictured_cgroup(folder)
 
 
 def test_cgroup_that_is_gone_is_not_found(tmp_path: Path) -> None:

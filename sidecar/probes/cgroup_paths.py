@@ -84,13 +84,13 @@ def parse_mounts(table: bytes) -> list[Mount]:
     return found
 
 
-def read_mounts(path: str) -> list[Mount]:
-    """The mounts of a table. Raises OSError, EFBIG where it is longer than we read."""
+def read_table(path: str) -> bytes:
+    """A mount table. Raises OSError, EFBIG where it is longer than we read."""
     with open(path, "rb") as file:
         table = file.read(MOST_TABLE_BYTES + 1)
     if len(table) > MOST_TABLE_BYTES:
         raise OSError(errno.EFBIG, f"more than {MOST_TABLE_BYTES} bytes of mounts", path)
-    return parse_mounts(table)
+    return table
 
 
 def covering(path: Parts, mounts: Sequence[Mount]) -> Mount | None:
@@ -174,6 +174,10 @@ class Sight:
                     continue
                 if levels:
                     return version, levels
+                if isinstance(self.refused, FileNotFoundError):
+                    self.refused = FileNotFoundError(
+                        errno.ENOENT, "no memory cgroup: the target is in the root, or memory is not enabled for it",
+                        os.fsdecode(self.cgroup[:200]))
         raise self.refused
 
     def _places(self, version: Version, path: Parts) -> Iterator[tuple[str, Mount, Parts]]:
@@ -186,16 +190,17 @@ class Sight:
                     yield view, mount, rest
 
     def _views(self) -> list[tuple[str, list[Mount]]]:
-        """(where it begins, its mounts) of our own view and of the target's."""
+        """(where it begins, its mounts) of our own view and of the target's, once where both are the same."""
         if self._mounts is None:
-            self._mounts = []
+            read: dict[bytes, str] = {}
             for view, table in self._tables:
                 try:
-                    self._mounts.append((view, read_mounts(table)))
+                    read.setdefault(read_table(table), view)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     self.refused = error
+            self._mounts = [(view, parse_mounts(table)) for table, view in read.items()]
         return self._mounts
 
     def _open(self, view: str, mount: Mount, rest: Parts) -> list[Folder]:
