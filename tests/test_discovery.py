@@ -557,6 +557,23 @@ def test_strange_tables_of_sockets_name_nobody(tmp_path: Path) -> None:
     assert by_port(8000, str(tmp_path)).why.endswith(ELSEWHERE)
 
 
+def test_listener_beside_us_that_is_hidden_is_not_mixed_up_with_another(tmp_path: Path) -> None:
+    """What listens in our own network is meant, seen or not; only where nobody does a container's process is."""
+    for pid, network in (("self", 1), ("7", 2)):
+        (tmp_path / pid / "net").mkdir(parents=True)
+        (tmp_path / pid / "ns").mkdir()
+        (tmp_path / pid / "ns" / "net").symlink_to(f"net:[{network}]")
+        (tmp_path / pid / "net" / "tcp").write_text(f"head\n0: 0:1F40 0:0 0A 0:0 00:0 0 0 0 {network}\n")
+    shutil.copy("/proc/self/stat", tmp_path / "7" / "stat")
+    (tmp_path / "7" / "comm").write_text("rag\n")
+    (tmp_path / "7" / "fd").mkdir()
+    (tmp_path / "7" / "fd" / "3").symlink_to("socket:[2]")
+
+    assert by_port(8000, str(tmp_path)).why.endswith(ELSEWHERE)
+    (tmp_path / "self" / "net" / "tcp").write_text("head\n")
+    assert by_port(8000, str(tmp_path)) == (7, "")
+
+
 # By URL
 
 

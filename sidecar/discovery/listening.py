@@ -49,12 +49,15 @@ def by_port(port: int, proc: str = "/proc") -> Found:
     holders = _holders(sockets, pids, proc)
     programs = {at: [one for one in each if one.name not in STAND_INS] for at, each in holders.items()}
     programs = {at: each for at, each in programs.items() if each}
-    if 0 in programs or len(programs) == 1:
-        return Found(_chief(programs[min(programs)], proc))
-    if programs:
-        return Found(None, f"port {port} is listened on in {len(programs)} containers or other networks: name the "
-                           "process by its command line or a pidfile")
-    for stand_in in (one for each in holders.values() for one in each):
+    networks = set(sockets.values())  # ours is 0
+    ours = 0 in networks and (0 in programs or 0 not in holders)  # else nobody is beside us, or a stand-in only
+    meant = {0} if ours else networks - {0}
+    if len(meant) > 1:
+        return Found(None, f"port {port} is listened on in {len(meant)} containers or other networks: name the process "
+                           "by its command line or a pidfile")
+    for network in meant & programs.keys():
+        return Found(_chief(programs[network], proc))
+    for stand_in in (one for each in holders.values() for one in each if one.name in STAND_INS):
         return Found(None, f"{stand_in.name} holds port {port} for another program, which is not seen")
     return Found(None, f"something listens on port {port}, but its process may not be seen: run as root or as the same "
                        "user, and in the same pid namespace")
