@@ -12,6 +12,7 @@ from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.probes import cgroup, endpoint, gc_remote, process, tree
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.endpoint import EndpointReading
+from sidecar.probes.host import HostProbe
 from sidecar.probes.interpreters import Interpreters
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.tree import TreeProbe
@@ -25,7 +26,7 @@ METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRI
            *cgroup.METRICS, *endpoint.METRICS)
 
 AGAIN_SECONDS = 30.0
-"""How often the cgroup is looked for anew: limits change, processes are moved, and what failed may work now."""
+"""How often a cgroup that could not be found is looked for again."""
 
 CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "gc", "cgroup")
 
@@ -44,14 +45,13 @@ class Attached:
     series: SeriesOf
     cgroup: CgroupProbe | None = None
     looked_for_cgroup_at: float = -inf
+    pause_seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Let go of the process."""
+        """Let go of the process; its cgroup may still have something to say."""
         self.tree.close()
         self.interpreters.close()
-        if self.cgroup:
-            self.cgroup.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,8 @@ class Sampler:
         self._proc = proc
         self._sys = sys
         self._attached: dict[str, Attached] = {}
+        self._gone: dict[str, CgroupProbe] = {}
+        self._host: HostProbe | None = None
         self._errors: Counter[tuple[str, str]] = Counter()
 
     def read(self, targets: Sequence[Target], at: float, near: Collection[str] = ()) -> Readings:
@@ -110,8 +112,10 @@ class Sampler:
             if not up:
                 self._detach(target.name)
             up = self._hear(target, found, at, up)
+            found.samples.extend(self._words_of(target.name, at))
             found.samples.append(Sample(series(target.base, UP.name), float(up), at))
         make = self._own_series.sample
+        found.samples.extend(self._read_host(targets, at))
         for collector, seconds in found.spent.items():
             found.samples.append(make(DURATION.name, seconds, at, "collector", collector))
         for (collector, reason), count in self._errors.items():
@@ -126,6 +130,29 @@ class Sampler:
         attached = self._attached.pop(name, None)
         if attached:
             attached.close()
+            if attached.cgroup:
+                self._gone[name] = attached.cgroup
+
+    def _words_of(self, name: str, at: float) -> list[Sample]:
+        """What the cgroup of a target that is gone has to say: that it was killed, perhaps."""
+        gone = self._gone.get(name)
+        if gone is None:
+            return []
+        if name in self._attached:
+            self._gone.pop(name).close()
+            return []
+        return gone.last_words(at)
+
+    def _read_host(self, targets: Sequence[Target], at: float) -> list[Sample]:
+        """The machine's figures, and what it leaves to each target that is there."""
+        try:
+            self._host = self._host or HostProbe(self._own_series, self._proc)
+            samples = self._host.read(at)
+        except (OSError, ValueError) as error:
+            self._count("host", error)
+            return []
+        return samples + [sample for target in targets if target.name in self._attached
+                          for sample in self._host.headroom(SeriesOf(target.base), at)]
 
     def _attach(self, target: Target) -> Attached | None:
         known = self._attached.get(target.name)
@@ -150,9 +177,7 @@ class Sampler:
             return False
         found.used[name] = dict(tree.used)
         self._read_one(attached, "gc", lambda: attached.interpreters.read(tree.slots, at, self._count), found)
-        if not 0 <= at - attached.looked_for_cgroup_at < AGAIN_SECONDS:
-            self._look_for_cgroup(attached, at)
-        cgroup = attached.cgroup
+        cgroup = self._cgroup_of(attached, at)
         if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
             found.used[name] |= cgroup.used
         found.limits[name] = cgroup.limit_bytes if cgroup else None
@@ -184,17 +209,23 @@ class Sampler:
         found.spent[name] = found.spent.get(name, 0.0) + self._timer() - begun
         return True
 
-    def _look_for_cgroup(self, attached: Attached, at: float) -> None:
+    def _cgroup_of(self, attached: Attached, at: float) -> CgroupProbe | None:
+        """What binds the target now, looked for again when something has moved, or when it could not be found."""
+        known = attached.cgroup
+        if (known and not known.moved()) or 0 <= at - attached.looked_for_cgroup_at < attached.pause_seconds:
+            return known
         attached.looked_for_cgroup_at = at
         try:
-            made = CgroupProbe(attached.target, self._proc, self._sys)
+            attached.cgroup = CgroupProbe(attached.target, self._proc, self._sys)
         except OSError as error:
             attached.failed["cgroup"] = str(error)
+            attached.pause_seconds = AGAIN_SECONDS
             self._count("cgroup", error)
-            return
-        if attached.cgroup:
-            attached.cgroup.close()
-        attached.cgroup = made
+            return known
+        attached.pause_seconds = 0.0
+        if known:
+            known.close()
+        return attached.cgroup
 
     def _facts(self, attached: Attached, at: float) -> list[Sample]:
         identity, make = attached.target.identity, attached.series.sample
