@@ -369,6 +369,8 @@ def test_page_of_many_samples_is_bounded(program: Program) -> None:
     labels = ",".join(f'l{n}="x"' for n in range(31))
     told, _ = asyncio.run(once(program, f'a{{x="{"y" * 201}"}} 1\nb{{{labels}}} 1\n{"c" * 201} 1\nd 1\nd 2\n', PLAIN))
     assert (values(told), dropped(told)) == ({}, {"labels": 3, "duplicate": 1})
+    told, _ = asyncio.run(once(program, 'a{b=""} 1\na 2\nc{d="",e="f"} 3\n', PLAIN))
+    assert (values(told), dropped(told)) == ({'e="f", metric="c"': 3.0}, {"duplicate": 1})
 
 
 # Bad days

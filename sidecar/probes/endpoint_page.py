@@ -70,7 +70,8 @@ def _labels(sample: Sample) -> tuple[str, ...] | None:
     for name, value in sorted(given.items()):
         if not _LABEL.fullmatch(name) or len(name) > MOST_CHARACTERS or len(value) > MOST_CHARACTERS:
             return None
-        found += [_exported(name, given) if name in OURS else name, value]
+        if value:  # an empty label is none
+            found += [_exported(name, given) if name in OURS else name, value]
     return tuple(found)
 
 
