@@ -142,7 +142,7 @@ def picture(folder: Path, pid: int, **files: bytes | None) -> Roots:
     for name, content in files.items():
         if content is not None:
             (folder / str(pid) / name).write_bytes(content)
-    for name in ("self", "stat", "meminfo"):
+    for name in ("self", "stat", "meminfo", "sys"):
         (folder / name).symlink_to(f"/proc/{name}")
     return Roots(str(folder))
 
@@ -227,6 +227,7 @@ def test_yama_bars_the_collector_alone(tmp_path: Path) -> None:
     """ptrace_scope 1, as captured: memory is refused, Yama is the reason, three ways out are told."""
     with running() as pid:
         roots = picture(tmp_path, pid, mem=b"")
+        (tmp_path / "sys").unlink()
         (tmp_path / "sys/kernel/yama").mkdir(parents=True)
         (tmp_path / "sys/kernel/yama/ptrace_scope").write_text("1\n")
         (tmp_path / str(pid) / "mem").chmod(0)

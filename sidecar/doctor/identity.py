@@ -33,11 +33,12 @@ def tree(patient: Patient) -> Fact:
         return Fact("reading", "tree", "warning", f"{len(found) + 1} that can be seen",
                     f"/proc is mounted with hidepid={hides}: children of another user are hidden",
                     "mount /proc without hidepid, or run as root with CAP_SYS_PTRACE", ("hidepid",))
-    workers = [name for name in found.values() if name == patient.name]
     if not found:
         return Fact("reading", "tree", "ok", "one process, without children")
-    prefork = f": a prefork server, main and {len(workers)} workers" if len(workers) > 1 else ""
-    return Fact("reading", "tree", "ok", f"{len(found) + 1} processes{prefork}")
+    workers = [name for name in found.values() if name == patient.name]
+    is_server = len(workers) > 1 and (patient.server or patient.is_python)
+    said = f"a prefork server, main and {len(workers)} workers" if is_server else "counted together"
+    return Fact("reading", "tree", "ok", f"{len(found) + 1} processes: {said}")
 
 
 def descendants(patient: Patient) -> dict[int, str]:
@@ -61,9 +62,14 @@ def descendants(patient: Patient) -> dict[int, str]:
 
 
 def _program(patient: Patient) -> str:
-    words = " ".join(map(os.path.basename, patient.words[:1])) or patient.name
-    title = f"{printable(words)}" + (f" (named {printable(patient.name)})" if patient.name != words else "")
-    return title + (f", known as {patient.server}" if patient.server and patient.server != words else "")
+    """Its first word, and of Python what it runs; never more of the command line."""
+    first, *more = patient.words or (patient.name,)
+    said = os.path.basename(first) or patient.name
+    if patient.is_python and more:
+        said += f" -m {more[1]}" if more[0] == "-m" and more[1:] else "" if more[0][0] == "-" else (
+            f" {os.path.basename(more[0])}")
+    named = "" if os.path.basename(first).startswith(patient.name) else f", named {patient.name}"
+    return printable(said + named)
 
 
 def _started(patient: Patient, now: float) -> str:

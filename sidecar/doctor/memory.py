@@ -1,12 +1,13 @@
 """What limits the target's memory, where the lines would lie, and how exact the figures are."""
 
+import os
 from collections.abc import Iterator
 
 from sidecar.doctor.facts import UNREADABLE, Fact
 from sidecar.doctor.patient import Patient, read
 from sidecar.doctor.reading import cgroup
 from sidecar.errors import SidecarError
-from sidecar.procfs import status_field
+from sidecar.procfs import rss_error_bytes, status_field
 from sidecar.thresholds import Thresholds, Wanted, mib, resolve
 
 GROUP = "memory"
@@ -25,6 +26,7 @@ def facts(patient: Patient, wanted: Wanted) -> Iterator[Fact]:
         yield Fact(GROUP, "limit", "ok", f"{mib(limit)}, the tightest from its own cgroup up")
     yield _lines(limit, known, wanted)
     yield _swap(patient)
+    yield _exactness(patient)
 
 
 def _lines(limit: int | None, known: bool, wanted: Wanted) -> Fact:
@@ -39,6 +41,18 @@ def _lines(limit: int | None, known: bool, wanted: Wanted) -> Fact:
     return Fact(GROUP, "lines", "warning", what,
                 ("no limit" if known else "no limit that can be read") + ", and no line was set: nothing is done then",
                 "set --memory.main and --memory.critical, or limit the target's cgroup")
+
+
+def _exactness(patient: Patient) -> Fact:
+    """The kernel keeps a part of resident memory in counters of its own: how much that can be."""
+    try:
+        release = read(f"{patient.roots.proc}/sys/kernel/osrelease").decode("ascii", "replace").strip()
+        threads = status_field(read(f"{patient.folder}/status"), b"Threads")
+    except UNREADABLE:
+        return Fact(GROUP, "exactness", "info", "not known")
+    error = rss_error_bytes(release, os.cpu_count() or 1, threads)
+    return Fact(GROUP, "exactness", "info", f"resident memory is off by up to {mib(error)}" if error else
+                "resident memory is exact on this kernel")
 
 
 def _said(found: Thresholds) -> str:

@@ -110,6 +110,11 @@ class Patient(NamedTuple):
                 return name
         return ""
 
+    @property
+    def is_python(self) -> bool:
+        """Whether its command line begins with a Python."""
+        return bool(self.words) and self.words[0].rpartition("/")[2].startswith("python")
+
 
 class Hidden(TargetGone):
     """There is such a process, and /proc does not show it. `fact` says so."""
