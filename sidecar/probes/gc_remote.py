@@ -4,6 +4,7 @@ Each figure is one aligned word, so a read during a collection shows some as bef
 neither. Sub-interpreters have collectors of their own; the figures are those of the main one.
 """
 
+import errno
 import struct
 from itertools import repeat
 from operator import lt
@@ -68,12 +69,12 @@ class GcProbe:
     def read(self, at: float) -> list[Sample]:
         """Every figure of this moment, by two or three small reads.
 
-        Raises OSError (ESRCH) once the program has ended, ValueError where what is read cannot be true. Counters that
-        have gone back are refused once: an interpreter that was made anew counts from then on.
+        Raises OSError (ESRCH) once the program or its interpreter has ended, ValueError where what is read cannot be
+        true. Counters that have gone back are refused once: made anew in the same place, an interpreter counts on.
         """
         state, read = self._state, self._memory.read
         if _WORD.unpack(read(self._main_at, 8))[0] != self._main:
-            raise ValueError("the main interpreter has ended")
+            raise ProcessLookupError(errno.ESRCH, "the interpreter has ended, or is another one now")
         raw = read(self._gc, state.size)
         enabled, collecting = _INT.unpack_from(raw, state.enabled)[0], _INT.unpack_from(raw, state.collecting)[0]
         if enabled not in (0, 1) or collecting not in (0, 1):
