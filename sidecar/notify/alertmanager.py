@@ -170,7 +170,7 @@ class _Delivery:
                 return _judge(response.status, response.content_type, said)
         except TimeoutError:
             return Answer("failed", f"no answer within {TIMEOUT_SECONDS:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
             return Answer("failed", str(error) or type(error).__name__)
 
     def _settle(self, batch: Batch, answer: Answer) -> None:

@@ -43,6 +43,7 @@ class Attached:
     tree: TreeProbe
     interpreters: Interpreters
     series: SeriesOf
+    at: float
     cgroup: CgroupProbe | None = None
     looked_for_cgroup_at: float = -inf
     pause_seconds: float = 0.0
@@ -74,8 +75,11 @@ class Scope(NamedTuple):
     children: bool = True
 
 
-Ask = Callable[[str, SeriesOf, float], EndpointReading | None]
-"""`ask(target, series, at)` gives what the target's debug endpoint told last, None for a target that has none."""
+Ask = Callable[[str, SeriesOf, float, float], EndpointReading | None]
+"""`ask(target, series, at, since)` gives what the target's debug endpoint told last, if not before `since`.
+
+None for a target that has none.
+"""
 
 
 class Sampler:
@@ -107,7 +111,7 @@ class Sampler:
         """
         found = Readings()
         for target in targets:
-            attached = self._attach(target)
+            attached = self._attach(target, at)
             up = attached is not None and self._read(attached, found, at, calm=target.name not in near)
             if not up:
                 self._detach(target.name)
@@ -154,7 +158,7 @@ class Sampler:
         return samples + [sample for target in targets if target.name in self._attached
                           for sample in self._host.headroom(SeriesOf(target.base), at)]
 
-    def _attach(self, target: Target) -> Attached | None:
+    def _attach(self, target: Target, at: float) -> Attached | None:
         known = self._attached.get(target.name)
         if known and known.target.identity == target.identity:
             return known
@@ -167,7 +171,7 @@ class Sampler:
         except (OSError, ValueError, IndexError) as error:
             self._count("process", error)
             return None
-        self._attached[target.name] = Attached(target, made, Interpreters(self._proc), SeriesOf(target.base))
+        self._attached[target.name] = Attached(target, made, Interpreters(self._proc), SeriesOf(target.base), at)
         return self._attached[target.name]
 
     def _read(self, attached: Attached, found: Readings, at: float, calm: bool) -> bool:
@@ -186,11 +190,13 @@ class Sampler:
 
     def _hear(self, target: Target, found: Readings, at: float, up: bool) -> bool:
         """Add what the target's endpoint has told. Returns whether the target is up."""
-        told = self._ask(target.name, SeriesOf(target.base), at)
+        remote, attached = not self._scopes.get(target.name, Scope()).process, self._attached.get(target.name)
+        since = -inf if remote else attached.at if attached else inf  # another life's figures are not this one's
+        told = self._ask(target.name, SeriesOf(target.base), at, since)
         if told is None:
             return up
         found.samples.extend(told.samples)
-        if not self._scopes.get(target.name, Scope()).process and told.up:
+        if remote and told.up:
             found.used[target.name], found.limits[target.name], up = {}, None, True
         if up and told.used_bytes is not None:
             found.used[target.name]["endpoint"] = told.used_bytes
