@@ -143,6 +143,8 @@ def through_all(interpreter: Interpreter, **popen: Any) -> None:
         assert (read["enabled"], read["threshold"]) == (0, [12345, 67, 89])
         program.do("exec('for _ in range(10_000):\\n a = []; a.append(a); del a')", "gc.collect()", "gc.freeze()")
         fourth, _ = check(program, probe)
+        with watched(program.pid) as late:  # objects are frozen now
+            check(program, late)
         assert fourth.stats[2]["collected"] >= third.stats[2]["collected"] + 9999
         program.do("gc.set_debug(gc.DEBUG_SAVEALL)", "gc.set_threshold(0)", "gc.set_threshold(2 ** 31 - 1)",
                    "gc.enable()", "gc.set_debug(0)")
@@ -221,6 +223,42 @@ def test_a_renamed_python_is_read(tmp_path, name):
     copy, environment = copied(tmp_path, name)
     with running(command=(str(copy),), env=environment) as program, watched(program.pid) as probe:
         check(program, probe)
+
+
+INTERPRETERS = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+others = [interpreters.create() for _ in range(3)]
+"""
+
+
+@pytest.mark.parametrize("interpreter", installed(), ids=str)
+def test_of_several_interpreters_the_main_one_is_read(interpreter):
+    """Sub-interpreters made before and after the attach change nothing of what is read."""
+    with running(interpreter) as program:
+        program.do(f"exec({INTERPRETERS!r})")
+        with watched(program.pid) as probe:
+            check(program, probe)
+            program.do("import gc", "others.append(interpreters.create())", "gc.collect()")
+            check(program, probe)
+
+
+def test_a_forked_worker_has_figures_of_its_own():
+    """A worker of a prefork server begins with its parent's figures and goes on alone."""
+    with running() as program, watched(program.pid) as probe:
+        program.do("import gc, os, signal", "gc.disable()",
+                   "exec('child = os.fork()\\nif not child:\\n  gc.collect(); signal.pause()')")
+        (child,) = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+        try:
+            with watched(int(child)) as worker:
+                before = figures(probe)["collections_total"]
+                after = [*before[:2], before[2] + 1]
+                wait_until(lambda: figures(worker)["collections_total"] == after, 30, "its collection")
+                assert figures(probe)["collections_total"] == before
+        finally:
+            os.kill(int(child), signal.SIGKILL)
 
 
 MODULES = """
@@ -363,7 +401,8 @@ def test_a_program_that_forges_its_figures_is_refused():
 
 
 def made(folder: Path, version: int = 0x030E00F0, state: State | None = None, *, free: int = 0, published: bytes = b"",
-         overlaid: dict[int, bytes] | None = None, symbols: tuple[str, ...] = ("_PyRuntime", "Py_Version")) -> Path:
+         overlaid: dict[int, bytes] | None = None, symbols: tuple[str, ...] = ("_PyRuntime", "Py_Version"),
+         seconds: float = 0.5) -> Path:
     """A made /proc whose process 42 holds a CPython of this version, with figures 1, 2, 3 … and 2000/5, 10/6, 11/7.
 
     `overlaid` is laid over the collector's state, by offset.
@@ -378,7 +417,14 @@ def made(folder: Path, version: int = 0x030E00F0, state: State | None = None, *,
     for number, pair in enumerate([(2000, 5), (10, 6), (11, 7)]):
         struct.pack_into("<ii", content, state.generations + 24 * number + 16, *pair)
     struct.pack_into("<QQ", content, state.stats - 24, gc + state.stats - 24, gc + state.stats - 24)
-    struct.pack_into("<9q", content, state.stats, *range(1, 10))
+    rings = b""
+    if state.ring:
+        struct.pack_into("<Q", content, state.stats, START + 0x70000)
+        for number, length in enumerate(state.ring):
+            record = struct.pack("<6qdq", 1000, 2000, *range(3 * number + 1, 3 * number + 4), 99, seconds, 0)
+            rings += record + struct.pack("<6qdq", 500, 1500, 0, 0, 0, 0, 0.0, 0) * (length - 1) + b"\0" * 8
+    else:
+        struct.pack_into("<9q", content, state.stats, *range(1, 10))
     for place, value in ((state.own, gc + state.generations), (state.heap, 4321), (state.survivors, 1234)):
         if place is not None:
             struct.pack_into("<Q", content, place, value)
@@ -388,7 +434,7 @@ def made(folder: Path, version: int = 0x030E00F0, state: State | None = None, *,
         START: shared_object(dict(zip(symbols, (0x10000, 0x1F000), strict=False))),
         runtime + path.main: main.to_bytes(8, "little"), START + 0x1F000: version.to_bytes(8, "little"),
         main + path.id: bytes(8), main + path.threads_head: thread.to_bytes(8, "little"),
-        thread + path.interp: main.to_bytes(8, "little"), gc: bytes(content),
+        thread + path.interp: main.to_bytes(8, "little"), gc: bytes(content), START + 0x70000: rings,
     }
     if where := PUBLISHED.get(minor):
         block = bytearray(where.size)
@@ -412,7 +458,8 @@ def test_the_incremental_collector_is_read(tmp_path):
         assert figures(second)["objects"] == [5, 7, 6]
 
 
-@pytest.mark.parametrize(("version", "size"), [(0x030D01F0, 248), (0x030E00F0, 264), (0x030E08F0, 288)])
+@pytest.mark.parametrize(("version", "size"), [
+    (0x030D01F0, 248), (0x030E00F0, 264), (0x030E08F0, 288), (0x030F00F0, 176)])
 def test_of_a_free_threaded_build_only_what_is_true_there_is_read(tmp_path, version, size):
     """Counts, thresholds and the number of objects are no figures of the whole process there."""
     state = next(state for state in STATES[version >> 16 & 255, True] if state.size == size)
@@ -420,7 +467,19 @@ def test_of_a_free_threaded_build_only_what_is_true_there_is_read(tmp_path, vers
         assert probe.info.collector == "free_threaded"
         assert figures(probe) == {
             "info": 1, "collections_total": [1, 4, 7], "objects_collected_total": [2, 5, 8], "enabled": 1,
-            "objects_uncollectable_total": [3, 6, 9]}
+            "objects_uncollectable_total": [3, 6, 9], **({"pause_seconds_total": [0.5] * 3} if state.ring else {})}
+
+
+def test_a_collector_that_keeps_records_is_read(tmp_path):
+    """3.15: the figures are those of the last whole record of each ring; a time that is no number is refused."""
+    with watched(42, str(made(tmp_path / "a", 0x030F00F0))) as probe:
+        assert figures(probe) == {
+            "info": 1, "collections_total": [1, 4, 7], "objects_collected_total": [2, 5, 8], "enabled": 1,
+            "objects_uncollectable_total": [3, 6, 9], "threshold": [2000, 10, 11], "objects": [5, 6, 7],
+            "tracked_objects": 4321, "pause_seconds_total": [0.5, 0.5, 0.5]}
+    with watched(42, str(made(tmp_path / "b", 0x030F00F0, seconds=float("nan")))) as probe, \
+            pytest.raises(ValueError, match="no number"):
+        probe.read(1.0)
 
 
 @pytest.mark.parametrize(("changes", "reason"), [

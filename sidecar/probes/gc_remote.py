@@ -43,7 +43,7 @@ BEYOND_BELIEF = 1 << 53
 _WORD, _INT = struct.Struct("<Q"), struct.Struct("<i")
 _GENERATIONS = struct.Struct("<" + "16xii" * 3)  # the head of a list; threshold, count
 _STATS = struct.Struct("<9q")  # three times collections, collected, uncollectable
-_RECORD = struct.Struct("<16xqqq8xd8x")
+_RECORD = struct.Struct("<8xqqqq8xd8x")  # when it ended; collections, collected, uncollectable; seconds
 assert _RECORD.size == RECORD_BYTES
 
 
@@ -106,10 +106,12 @@ def _counted(raw: bytes, state: State, read: Read) -> tuple[float, ...]:
         newest = rings[start + length * RECORD_BYTES]
         if newest >= length:
             raise ValueError(f"record {newest} of {length}")
-        found += _RECORD.unpack_from(rings, start + newest * RECORD_BYTES)
+        # The index moves on before the record is written, its end comes last: the one that ended later is whole.
+        found += max(_RECORD.unpack_from(rings, start + place * RECORD_BYTES)
+                     for place in (newest, (newest - 1) % length))[1:]
         start += length * RECORD_BYTES + 8
-    if found != found:
-        raise ValueError("a duration is no number")
+    if any(seconds != seconds for seconds in found[3::4]):
+        raise ValueError("a time is no number")
     return tuple(found)
 
 
