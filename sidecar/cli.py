@@ -166,7 +166,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     whole = arguments.config_file is not None or (arguments.pid is None and arguments.match is None)
     overrides = Overrides(pid=arguments.pid, match=arguments.match, target=arguments.target,
-                          child=whole and arguments.config_file is None)
+                          child=whole and arguments.config_file is None and arguments.target is None)
     settings = load(arguments.config_file, environment(), overrides)
     listen = settings.web.listen
     of_us = tuple(machine.facts(Roots(), (listen.host, listen.port), settings.storage)) if whole else ()

@@ -44,7 +44,7 @@ def advise(patient: Patient, facts: Sequence[Fact], kind: RunsIn, chosen: bool) 
         user = it.user if chosen or it.user != us.user else ""
         yield Advice("the target's own user may look and send signals, without any capability", WHERE[kind],
                      _lines(kind, Plan(user, (), apart or chosen, "hidepid" in needs), patient.pid))
-    if needs & {"sys_ptrace"} or (chosen and root):
+    if "sys_ptrace" in needs or (root and (chosen or "dac_read" in needs)):
         yield Advice("to look into a process that only CAP_SYS_PTRACE may look into", WHERE[kind],
                      _lines(kind, _powerful(kind, patient, apart or chosen), patient.pid))
     if "yama" in needs or (chosen and not root and patient.yama in (1, 2)):

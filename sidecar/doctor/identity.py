@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from sidecar.doctor.facts import UNREADABLE, Fact, printable
-from sidecar.doctor.patient import SYS_PTRACE, Patient, hidepid, read
+from sidecar.doctor.patient import SYS_PTRACE, Patient, hidepid, meet, read
+from sidecar.doctor.refusals import refused
+from sidecar.errors import TargetGone
 from sidecar.procfs import CLOCK_TICKS, boot_time, parse_stat
 
 GROUP = "identity"
@@ -25,9 +28,24 @@ def facts(patient: Patient, now: float) -> Iterator[Fact]:
     yield from _life(patient)
 
 
-def tree(patient: Patient) -> Fact:
-    """How many processes it has, and whether it is a prefork server."""
+def tree(patient: Patient) -> Iterator[Fact]:
+    """How many processes it has, whether it is a prefork server, and whether its children can be read as well."""
     found = descendants(patient)
+    yield _tree(patient, found)
+    for pid in found:
+        try:
+            os.close(os.open(f"{patient.roots.proc}/{pid}/smaps_rollup", os.O_RDONLY | os.O_CLOEXEC))
+        except PermissionError as error:
+            with suppress(TargetGone):
+                yield refused(meet(pid, patient.roots), "reading", "children", "smaps_rollup", error)
+                return  # what holds for one holds for its like
+        except OSError:
+            continue  # it has ended
+    if found:
+        yield Fact("reading", "children", "ok", "its other processes can be read, too")
+
+
+def _tree(patient: Patient, found: dict[int, str]) -> Fact:
     hides = hidepid(patient.roots)
     if hides and not patient.us.can(SYS_PTRACE):
         return Fact("reading", "tree", "warning", f"{len(found) + 1} that can be seen",

@@ -4,7 +4,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from sidecar.doctor.facts import UNREADABLE, Fact, Roots
+from sidecar.doctor.facts import UNREADABLE, Fact, Roots, told
 from sidecar.errors import TargetGone
 from sidecar.procfs import Identity, KeptFile, identify, parse_stat, status_mask
 
@@ -128,15 +128,19 @@ def meet(pid: int, roots: Roots) -> Patient:
     """Look who it is. Raises TargetGone if there is no such process or it has ended, Hidden if it may not be seen."""
     folder = f"{roots.proc}/{pid}"
     try:
+        us = ourselves(roots)
+    except UNREADABLE as error:
+        raise TargetGone(f"we are not in {roots.proc}: {told(error)}",
+                         help="/proc must be that of our own pid namespace, or of one around it") from None
+    try:
         identity = identify(pid, roots.proc)
         stat, it = read(f"{folder}/stat"), credentials(read(f"{folder}/status"))
-        state = parse_stat(stat)[0]
+        state, owner = parse_stat(stat)[0], _owner(folder, it)
     except UNREADABLE as error:
         raise _absent(pid, error, roots) from None
     if state in b"ZX":
         raise TargetGone(f"process {pid} has ended; its parent has not taken note yet",
                          help="`ps -e` shows what runs")
-    us, owner = ourselves(roots), os.stat(f"{folder}/mem").st_uid if os.path.exists(f"{folder}/mem") else it.uids[1]
     return Patient(
         pid, identity, roots, us, it, name=stat[stat.index(b"(") + 1:stat.rindex(b")")].decode("utf-8", "replace"),
         words=_words(folder), dumpable=_dumpable(it, owner), owner=owner,
@@ -210,6 +214,14 @@ def _words(folder: str) -> tuple[str, ...]:
     except UNREADABLE:
         return ()
     return tuple(word.decode("utf-8", "replace") for word in line.split(b"\0")[:FIRST_WORDS] if word)
+
+
+def _owner(folder: str, it: Credentials) -> int:
+    """Whose its files are; a sandbox may have no mem."""
+    try:
+        return os.stat(f"{folder}/mem").st_uid
+    except FileNotFoundError:
+        return it.uids[1]
 
 
 def _dumpable(it: Credentials, owner: int) -> bool | None:

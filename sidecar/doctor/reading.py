@@ -31,7 +31,7 @@ def target(patient: Patient) -> Target:
 def facts(patient: Patient) -> Iterator[Fact]:
     """Every capability, tried, but for gc and cgroup, which tell more."""
     yield from _process(patient)
-    yield identity.tree(patient)
+    yield from identity.tree(patient)
     yield _opened(patient, "pss", "smaps_rollup", "proportional set size, exact; read seldom: it holds up the target")
     yield _opened(patient, "maps", "maps", "which files are mapped, as finding Python takes")
     yield _exe(patient)

@@ -47,21 +47,24 @@ def refusals(patient: Patient, file: str) -> Iterator[Refusal]:
 
 
 def _of_the_user(patient: Patient, file: str) -> Iterator[Refusal]:
-    """Another user's process."""
+    """Another user's process, or one whose files belong to another user."""
     us, it = patient.us, patient.it
-    may_trace = us.can(SYS_PTRACE) or file not in TRACED
     may_open = us.can(DAC_OVERRIDE, DAC_READ_SEARCH) or file not in OWNED
-    if us.uids[3] != it.uids[1] or us.gids[3] != it.gids[1] or it.changes_user:
-        if may_trace and not may_open and us.can(SYS_PTRACE):
-            yield Refusal("it belongs to another user and only its owner may open it: CAP_SYS_PTRACE does not help, "
-                          "CAP_DAC_READ_SEARCH would", f"run the sidecar as {it.user}, or add CAP_DAC_READ_SEARCH",
-                          ("same_user", "dac_read"))
-        elif it.changes_user and not (may_trace and may_open):
-            yield Refusal("it has changed its user or group and holds on to the old one: only CAP_SYS_PTRACE may look",
-                          "run the sidecar as root with CAP_SYS_PTRACE", ("sys_ptrace",))
-        elif not (may_trace and may_open):
-            yield Refusal(f"it runs as {it.user}, we as {us.user}: without capabilities one reads one's own processes "
-                          "only, of the same user and group", f"run the sidecar as {it.user}", ("same_user",))
+    if us.can(SYS_PTRACE):
+        if not may_open and patient.owner != us.uids[3]:
+            can_be_its_user = patient.owner == it.uids[1] and not it.changes_user
+            yield Refusal(f"it belongs to user {patient.owner}, and only its owner may open it: CAP_SYS_PTRACE does "
+                          "not help, CAP_DAC_READ_SEARCH would",
+                          (f"run the sidecar as {it.user}, or " if can_be_its_user else "") + "add CAP_DAC_READ_SEARCH",
+                          ("same_user", "dac_read") if can_be_its_user else ("dac_read",))
+    elif file not in TRACED and may_open:
+        return
+    elif it.changes_user:
+        yield Refusal("it has changed its user or group and holds on to the old one: only CAP_SYS_PTRACE may look",
+                      "run the sidecar as root with CAP_SYS_PTRACE", ("sys_ptrace",))
+    elif us.uids[3] != it.uids[1] or us.gids[3] != it.gids[1]:
+        yield Refusal(f"it runs as {it.user}, we as {us.user}: without capabilities one reads one's own processes "
+                      "only, of the same user and group", f"run the sidecar as {it.user}", ("same_user",))
 
 
 def _of_tracing(patient: Patient, file: str) -> Iterator[Refusal]:
