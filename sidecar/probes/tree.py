@@ -27,6 +27,7 @@ METRICS = (
     Metric(SHARED, "gauge", "Memory that processes of the target share, as last measured; counted once in used bytes."),
 )
 
+RELEASE, CPUS = os.uname().release, os.cpu_count() or 1
 MOST_SLOTS = 32
 MAIN = "main"
 KINDS = ("anon", "rss", "pss")
@@ -80,8 +81,7 @@ class TreeProbe:
         self.sharing.step(at, calm)
         samples = [sample for slot in list(self.slots.values()) for sample in self._read_slot(slot, at)]
         self._sum_up()
-        release, cpus = os.uname().release, os.cpu_count() or 1
-        self.error_bytes = sum(rss_error_bytes(release, cpus, slot.process.threads) for slot in self.slots.values())
+        self.error_bytes = sum(rss_error_bytes(RELEASE, CPUS, slot.process.threads) for slot in self.slots.values())
         make = self._series.sample
         samples += [make(RESTARTS, count, at, "process", label) for label, count in self._restarts.items()]
         samples += [make(ERROR, self.error_bytes, at), make(PROCESSES, self._tree.count, at),
