@@ -19,7 +19,7 @@ from sidecar.guard.wire import Basis
 from sidecar.probes import cgroup, host, sampler
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.cgroup_limits import parse_limit
-from sidecar.probes.cgroup_paths import MOST_LEVELS, Mount, covering, parse_mounts, paths
+from sidecar.probes.cgroup_paths import MOST_LEVELS, MOST_TABLE_BYTES, Mount, covering, parse_mounts, paths
 from sidecar.probes.sampler import Sampler
 
 V1 = Path("/sys/fs/cgroup/memory")
@@ -655,6 +655,27 @@ def test_endless_nesting_is_refused(tmp_path: Path) -> None:
     (folder / "proc/42/cgroup").write_text("0::" + "/a" * (MOST_LEVELS + 1))
     with pytest.raises(OSError, match="within each other"):
         pictured_cgroup(folder)
+
+
+def test_endless_mount_table_is_refused(tmp_path: Path) -> None:
+    """Whoever may mount may mount on and on: a table of megabytes is not searched, and that is the reason given."""
+    folder = copied("v2-container", tmp_path)
+    table = folder / "proc/42/mountinfo"
+    table.write_text("1 1 0:1 / /x rw - tmpfs tmpfs rw\n" * (MOST_TABLE_BYTES // 30) + table.read_text())
+    with pytest.raises(OSError, match="bytes of mounts"):
+        pictured_cgroup(folder)
+
+
+def test_cgroups_mounted_at_another_place(tmp_path: Path) -> None:
+    """Not where everybody has them, with a blank in the name: the mount table is asked, not custom."""
+    folder = copied("v2-6.8", tmp_path)
+    (folder / "sys/fs").rename(folder / "my cgroups")
+    table = folder / "proc/self/mountinfo"
+    table.write_text(table.read_text().replace("/sys/fs/cgroup", "/my\\040cgroups/cgroup"))
+    probe = pictured_cgroup(folder)
+
+    assert probe.basis.usage == str(folder / "my cgroups/cgroup/rag/memory.current")
+    assert probe.limit_bytes == GIB
 
 
 def test_something_mounted_over_a_cgroup_hides_it() -> None:
