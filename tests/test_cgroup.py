@@ -624,7 +624,7 @@ def test_file_that_is_not_the_kernels_is_not_believed(container: Path) -> None:
     (container / "memory.max").symlink_to("/proc/sys/kernel/pid_max")
     link = refusal(container)
     table = container.parents[3] / "mountinfo"
-    device = container.stat().st_dev
+    device = (container / "memory.stat").stat().st_dev
     table.write_text(table.read_text().replace(f" {os.major(device)}:{os.minor(device)} ", " 0:4095 "))
 
     assert (link.errno, refusal(container).errno) == (errno.EXDEV, errno.EXDEV)
