@@ -515,16 +515,16 @@ def test_an_interpreter_that_has_not_started_is_asked_again_later(tmp_path):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([0x030B09F0, 0x030E00F0, 0x030F00F0]),
+@given(st.sampled_from([0x030B09F0, 0x030E00F0, 0x030F00F0]), st.sampled_from([START, START + 0x10000]),
        st.lists(st.tuples(st.integers(0, 0x60), st.binary(min_size=8, max_size=8)), min_size=1, max_size=5))
-def test_forged_memory_is_an_error_and_nothing_else(version, changes):
-    """Whatever words a program writes over its runtime and its collector's state: figures in range, or known errors."""
+def test_forged_memory_is_an_error_and_nothing_else(version, over, changes):
+    """Whatever a program writes over its symbols, runtime and collector: figures in range, or known errors."""
     with tempfile.TemporaryDirectory() as name:
         overlaid = {8 * place: word for place, word in changes[1:] if place < 20}
         proc = made(Path(name) / "proc", version, overlaid=overlaid)
         with (proc / "42" / "mem").open("r+b") as memory:
             for place, word in changes[:1]:
-                memory.seek(START + 0x10000 + 8 * place)
+                memory.seek(over + 8 * place)
                 memory.write(word)
         try:
             with watched(42, str(proc)) as probe:

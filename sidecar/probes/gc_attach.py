@@ -64,21 +64,18 @@ def attach(memory: Memory, pid: int, proc: str = "/proc") -> Attached:
     """
     reason, waits = "not CPython 3.9 or later", False
     for start, name in _images(pid, proc):
+        reason = next((f"{other}: it has another collector" for mark, other in OTHERS if mark in name), reason)
         try:
             image = Image(memory.read, start)
             runtime = image.symbol(b"_PyRuntime")
-        except ValueError as error:
-            reason = str(error) if str(error) == "32-bit" else reason
-            continue
-        reason = next((f"{other}: it has another collector" for mark, other in OTHERS if mark in name), reason)
-        if runtime is None:
-            continue
-        try:
-            return _attach_to(memory, image, runtime)
+            if runtime is not None:
+                return _attach_to(memory, image, runtime)
         except BlockingIOError:  # of a program and a library of Python only one is in use
             waits = True
         except Unsupported as error:
             reason = str(error)
+        except ValueError as error:  # damaged; of an ELF file that is none of ours only one thing is worth telling
+            reason = "32-bit" if str(error) == "32-bit" else reason
     if waits:
         raise _not_started(pid, proc)
     raise Unsupported(reason)

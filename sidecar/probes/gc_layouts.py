@@ -60,7 +60,7 @@ RESTORED = State("generational", size=264, enabled=0x0C, generations=0x18, stats
 RINGS = State("generational", size=176, enabled=0x00, generations=0x08, stats=0x68, collecting=0x70, own=0xA8,
               heap=0x90, ring=(11, 3, 3))
 
-STATES: dict[tuple[int, bool], tuple[State, ...]] = {  # (minor version, free-threaded) -> one of these
+STATES: dict[tuple[int, int], tuple[State, ...]] = {  # (minor version, free-threaded) -> one of these
     (9, False): (CLASSIC,),
     (10, False): (CLASSIC,),
     (11, False): (CLASSIC,),
