@@ -487,6 +487,21 @@ def test_newer_kernel_tells_everything(tmp_path: Path) -> None:
     assert found["rag_cgroup_memory_events_total oom_group_kill"] == 0
 
 
+def test_what_cannot_be_read_takes_nothing_else_with_it(tmp_path: Path) -> None:
+    """Peak, pressure and swap are extras: they are left out and named, and used memory is still known."""
+    own = copied("v2-6.8", tmp_path) / "sys/fs/cgroup/rag"
+    (own / "memory.swap.current").write_text("garbage")
+    for name in ("memory.peak", "cgroup.events"):
+        (own / name).unlink()
+        (own / name).mkdir()
+    probe = pictured_cgroup(tmp_path)
+    found = values(probe.read(1.0))
+
+    assert set(probe.missing) == {"memory.peak", "memory.swap.current", "pressure"}
+    assert not [name for name in found if "swap" in name or "peak" in name or "pressure" in name]
+    assert probe.used["cgroup"] > 0
+
+
 def test_every_sample_is_declared(tmp_path: Path) -> None:
     """What a probe says stands in its list of metrics, with the target's labels and the given time."""
     declared = {metric.name for metric in cgroup.METRICS}

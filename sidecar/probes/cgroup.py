@@ -83,10 +83,12 @@ OF_OWN = (LIMIT,)
 
 def pressure_file(levels: list[Folder] | None) -> Callable[[str], KeptFile | None]:
     """Opens the pressure files of the first of these cgroups of v2. Those of the root are the machine's."""
-    own = levels[0] if levels and levels[0].file("cgroup.events") else None  # the root alone has no such file
 
     def opened(resource: str) -> KeptFile | None:
-        return own.file(f"{resource}.pressure", size=256) if own else None
+        own = levels[0] if levels else None
+        if own is None or own.file("cgroup.events") is None:  # the root alone has no such file
+            return None
+        return own.file(f"{resource}.pressure", size=256)
 
     return opened
 
@@ -162,13 +164,22 @@ class CgroupProbe:
             samples += [make(LIMIT, self.limit_bytes, at, "kind", "max"), make(HEADROOM, left, at, "basis", "cgroup")]
         for metric, names in ((KIND, self._names.kinds), (REFAULTS, self._names.refaults)):
             samples += [make(metric, figures[name], at, "kind", kind) for kind, name in names if name in figures]
-        for metric, labels, file in self._gauges:
-            size = parse_limit(file.read())
-            if size is not None:
-                samples.append(make(metric, size, at, *labels))
-        samples += self._swap(figures, at)
+        samples += self._optional_gauges(at) + self._swap(figures, at)
         self._count()
         return samples + self._told_events(at) + self._pressure.read(self._series, at)
+
+    def _optional_gauges(self, at: float) -> list[Sample]:
+        """What one file each says; one that cannot be read takes nothing else with it."""
+        samples = []
+        for metric, labels, file in self._gauges:
+            try:
+                size = parse_limit(file.read())
+            except OSError as error:
+                self.missing[file.path.rpartition("/")[2]] = str(error)
+                continue
+            if size is not None:
+                samples.append(self._series.sample(metric, size, at, *labels))
+        return samples
 
     def _swap(self, figures: dict[bytes, int], at: float) -> list[Sample]:
         """v1 limits memory and swap together; what it counts as swapped stands in memory.stat."""
