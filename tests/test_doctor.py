@@ -500,6 +500,22 @@ def test_workers_that_changed_their_user_are_told() -> None:
     assert everything["by_name"]["children"]["state"] == "ok"
 
 
+def test_first_process_need_not_be_the_target(tmp_path: Path) -> None:
+    """An init that only starts the target (docker run --init) ends with it; the pause of a pod does not."""
+    def first(cgroup: str) -> list[str]:
+        folder = tmp_path / cgroup.strip("/")
+        with running() as pid:
+            name, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+            stat = f"{name}) S 1 {' '.join(fields.split()[2:])}\n"
+            roots = picture(folder, pid, cgroup=b"4:memory:/docker/01\n", stat=stat.encode())
+            (folder / "1").mkdir()
+            (folder / "1" / "cgroup").write_text(f"4:memory:{cgroup}\n")
+            return [fact.state for fact in examine(pid, ASKED, NOW, roots).facts if fact.name == "init"]
+
+    assert first("/docker/01") == ["warning"]
+    assert first("/docker/02") == []
+
+
 def test_sidecar_that_is_killed_first(tmp_path: Path) -> None:
     """A target better protected from the kernel's killer than we are is worth a warning."""
     with running() as pid:
@@ -574,6 +590,13 @@ def test_process_that_has_ended_is_none() -> None:
         assert "has ended" in examine(process.pid, ASKED, NOW).facts[0].what
 
 
+@pytest.mark.skipif(not Path("/proc/2/stat").exists() or b"kthreadd" not in Path("/proc/2/stat").read_bytes(),
+                    reason="no kernel threads are visible here")
+def test_kernel_thread_is_no_target() -> None:
+    """It has no memory of its own, and is told as that."""
+    assert "kernel thread" in examine(2, ASKED, NOW).facts[0].what
+
+
 def test_process_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever that happens, there is an answer and no traceback: it has ended."""
     with running() as pid:
@@ -593,7 +616,8 @@ ODD = ("status", "stat", "statm", "io", "limits", "cgroup", "mountinfo", "oom_sc
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.sampled_from(ODD), min_size=1, max_size=4),
-       st.one_of(st.binary(max_size=200), st.none(), st.sampled_from([b"Uid:\nGid:\n", b"1" * 5000, b"a) (\n" * 50])))
+       st.one_of(st.binary(max_size=200), st.none(), st.sampled_from([b"1 (a) S " + b"9" * 30 + b" 9" * 50,
+                                                                      b"Uid:\nGid:\n", b"1" * 5000, b"a) (\n" * 50])))
 def test_garbage_in_proc_leads_to_an_answer(tmp_path: Path, names: set[str], content: bytes | None) -> None:
     """Whatever stands in the files of a process, and if they are not there: text and JSON, within 80 columns."""
     folder = tmp_path / "odd"

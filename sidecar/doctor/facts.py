@@ -9,7 +9,7 @@ State = Literal["ok", "info", "warning", "missing"]
 Need = Literal["same_user", "sys_ptrace", "dac_read", "kill", "yama", "hidepid"]
 """What would mend it: the target's user, a capability, Yama told otherwise, a /proc that hides nothing."""
 
-UNREADABLE = (OSError, ValueError, KeyError, IndexError)
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, ArithmeticError)
 """What a file of /proc or a cgroup may lead to: refused, gone, or garbage."""
 
 MOST_SHOWN = 200

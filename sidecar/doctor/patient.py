@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 from sidecar.doctor.facts import UNREADABLE, Fact, Roots, told
 from sidecar.errors import TargetGone
-from sidecar.procfs import Identity, KeptFile, identify, parse_stat, status_mask
+from sidecar.procfs import Identity, KeptFile, identify, parse_stat, start_time_ticks, status_mask
 
 DAC_OVERRIDE, DAC_READ_SEARCH, KILL, SYS_PTRACE = 1, 2, 5, 19
 """Numbers of capabilities(7), from linux/capability.h."""
 
 NAMESPACES = ("pid", "mnt", "net", "user", "cgroup")
 SERVERS = ("gunicorn", "uvicorn", "celery", "uwsgi", "hypercorn")
+ENDED = (b"Z", b"X")
+"""States of a process that has ended and is not reaped."""
+VIRTUAL = 20
+"""Where `parse_stat` has the size of virtual memory: 0 of a kernel thread, and while a process ends."""
 MOST_COMMAND_LINE_BYTES = 4096
 FIRST_WORDS = 5
 
@@ -135,12 +139,14 @@ def meet(pid: int, roots: Roots) -> Patient:
     try:
         identity = identify(pid, roots.proc)
         stat, it = read(f"{folder}/stat"), credentials(read(f"{folder}/status"))
-        state, owner = parse_stat(stat)[0], _owner(folder, it)
+        state, memory, owner = parse_stat(stat)[0], int(parse_stat(stat)[VIRTUAL]), _owner(folder, it)
     except UNREADABLE as error:
         raise _absent(pid, error, roots) from None
-    if state in b"ZX":
+    if state in ENDED:
         raise TargetGone(f"process {pid} has ended; its parent has not taken note yet",
                          help="`ps -e` shows what runs")
+    if not memory:
+        raise TargetGone(f"process {pid} has no memory of its own: it is a kernel thread, or about to end")
     return Patient(
         pid, identity, roots, us, it, name=stat[stat.index(b"(") + 1:stat.rindex(b")")].decode("utf-8", "replace"),
         words=_words(folder), dumpable=_dumpable(it, owner), owner=owner,
@@ -148,12 +154,14 @@ def meet(pid: int, roots: Roots) -> Patient:
 
 
 def still_there(patient: Patient) -> None:
-    """Raise TargetGone unless it is the same life of the same process as when we met."""
+    """Raise TargetGone unless it lives, and is the same process as when we met."""
     try:
-        now = identify(patient.pid, patient.roots.proc)
+        stat = read(f"{patient.folder}/stat")
+        state, memory = parse_stat(stat)[0], int(parse_stat(stat)[VIRTUAL])
+        same = start_time_ticks(stat) == patient.identity.start_time_ticks and state not in ENDED and memory > 0
     except UNREADABLE:
-        now = None
-    if now is None or now.start_time_ticks != patient.identity.start_time_ticks:
+        same = False
+    if not same:
         raise TargetGone(f"process {patient.pid} ended while it was looked at", help="`ps -e` shows what runs")
 
 
