@@ -530,7 +530,7 @@ def test_sidecar_that_is_killed_first(tmp_path: Path) -> None:
 def patient(**change: Any) -> Patient:
     """Us, to be looked at, with some things otherwise."""
     found = meet(os.getpid(), Roots())
-    return found._replace(pid=4242, dumpable=True, it=found.it._replace(uids=(1000,) * 4, gids=(1000,) * 4), **change)
+    return found._replace(pid=4242, dumpable=True, it=found.it._replace(uids=(4321,) * 4, gids=(4321,) * 4), **change)
 
 
 REFUSED = Fact("reading", "io", "missing", "", needs=("same_user",))
@@ -538,13 +538,13 @@ BARRED = Fact("reading", "gc", "missing", "", needs=("sys_ptrace",))
 
 
 @pytest.mark.parametrize(("kind", "fact", "lines"), [
-    ("compose", REFUSED, ["services:", "  rag-sidecar:", '    user: "1000:1000"']),
+    ("compose", REFUSED, ["services:", "  rag-sidecar:", '    user: "4321:4321"']),
     ("compose", BARRED, ["services:", "  rag-sidecar:", '    user: "0:0"', "    cap_add: [SYS_PTRACE]"]),
     ("kubernetes", REFUSED, ["spec:", "  containers:", "    - name: rag-sidecar", "      securityContext:",
-                             "        runAsUser: 1000", "        runAsGroup: 1000"]),
-    ("systemd", REFUSED, ["[Service]", "User=1000", "Group=1000"]),
-    ("systemd", BARRED, ["[Service]", "User=1000", "Group=1000", "AmbientCapabilities=CAP_SYS_PTRACE"]),
-    ("shell", REFUSED, ["sudo -u '#1000' -g '#1000' rag-sidecar run --pid 4242"]),
+                             "        runAsUser: 4321", "        runAsGroup: 4321"]),
+    ("systemd", REFUSED, ["[Service]", "User=4321", "Group=4321"]),
+    ("systemd", BARRED, ["[Service]", "User=4321", "Group=4321", "AmbientCapabilities=CAP_SYS_PTRACE"]),
+    ("shell", REFUSED, ["sudo -u '#4321' -g '#4321' rag-sidecar run --pid 4242"]),
     ("shell", BARRED, ["sudo rag-sidecar run --pid 4242"]),
 ])
 def test_lines_to_add(kind: Any, fact: Fact, lines: list[str]) -> None:
