@@ -26,9 +26,9 @@ class Advice(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How the sidecar should run: as whom ("UID:GID"; empty: as it does), with what, next to what."""
+    """How the sidecar should run: as whom ("UID:GID"), with what, next to what."""
 
-    user: str = ""
+    user: str
     capabilities: tuple[str, ...] = ()
     shared: bool = False
     unhidden: bool = False
@@ -37,14 +37,14 @@ class Plan(NamedTuple):
 def advise(patient: Patient, facts: Sequence[Fact], kind: RunsIn, chosen: bool) -> Iterator[Advice]:
     """What to add for a target that runs in `kind`. Where a person has `chosen` it, all that a sidecar takes there."""
     needs = {need for fact in facts for need in fact.needs}
-    it, us = patient.it, patient.us
+    it, stranger = patient.it, patient.it.user != patient.us.user
     apart = patient.namespaces["pid"] is False and kind in ("compose", "kubernetes")
     root = it.changes_user or patient.dumpable is False
-    if not root and (chosen or needs & {"same_user", "dac_read", "kill"}):
-        user = it.user if chosen or it.user != us.user else ""
+    if not root and (chosen or (stranger and needs & {"same_user", "dac_read", "kill"})):
         yield Advice("the target's own user may look and send signals, without any capability", WHERE[kind],
-                     _lines(kind, Plan(user, (), apart or chosen, "hidepid" in needs), patient.pid))
-    if "sys_ptrace" in needs or (root and (chosen or "dac_read" in needs)):
+                     _lines(kind, Plan(it.user, (), apart or chosen, "hidepid" in needs), patient.pid))
+    of_children = "same_user" in needs and not stranger  # there is no user who is each of them
+    if "sys_ptrace" in needs or of_children or (root and (chosen or "dac_read" in needs)):
         yield Advice("to look into a process that only CAP_SYS_PTRACE may look into", WHERE[kind],
                      _lines(kind, _powerful(kind, patient, apart or chosen), patient.pid))
     if "yama" in needs or (chosen and not root and patient.yama in (1, 2)):
@@ -88,8 +88,7 @@ def _compose(plan: Plan, _: int) -> tuple[str, ...]:
     found = ["services:", "  rag-sidecar:"]
     if plan.shared:
         found.append('    pid: "service:rag"  # the name of the target\'s service')
-    if plan.user:
-        found.append(f'    user: "{plan.user}"')
+    found.append(f'    user: "{plan.user}"')
     if plan.capabilities:
         found.append(f"    cap_add: [{', '.join(plan.capabilities)}]")
     return tuple(found)
@@ -99,20 +98,17 @@ def _kubernetes(plan: Plan, _: int) -> tuple[str, ...]:
     found = ["spec:"]
     if plan.shared:
         found.append("  shareProcessNamespace: true")
-    found += ["  containers:", "    - name: rag-sidecar", "      securityContext:"]
-    if plan.user:
-        user, group = plan.user.split(":")
-        found += [f"        runAsUser: {user}", f"        runAsGroup: {group}"]
+    user, group = plan.user.split(":")
+    found += ["  containers:", "    - name: rag-sidecar", "      securityContext:", f"        runAsUser: {user}",
+              f"        runAsGroup: {group}"]
     if plan.capabilities:
         found.append(f"        capabilities: {{add: [{', '.join(plan.capabilities)}]}}")
     return tuple(found)
 
 
 def _systemd(plan: Plan, _: int) -> tuple[str, ...]:
-    found = ["[Service]"]
-    if plan.user:
-        user, group = plan.user.split(":")
-        found += [f"User={user}", f"Group={group}"]
+    user, group = plan.user.split(":")
+    found = ["[Service]", f"User={user}", f"Group={group}"]
     if plan.capabilities:
         found.append(f"AmbientCapabilities={' '.join(plan.capabilities)}")
     if plan.unhidden:
@@ -121,7 +117,7 @@ def _systemd(plan: Plan, _: int) -> tuple[str, ...]:
 
 
 def _shell(plan: Plan, pid: int) -> tuple[str, ...]:
-    if plan.capabilities or not plan.user:
+    if plan.capabilities:
         return (f"sudo rag-sidecar run --pid {pid}",)
     user, group = plan.user.split(":")
     return (f"sudo -u '#{user}' -g '#{group}' rag-sidecar run --pid {pid}",)
