@@ -166,7 +166,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     whole = arguments.config_file is not None or (arguments.pid is None and arguments.match is None)
     overrides = Overrides(pid=arguments.pid, match=arguments.match, target=arguments.target,
-                          child=whole and arguments.config_file is None and arguments.target is None)
+                          child=whole and arguments.config_file is None and arguments.target is None,
+                          storage_path=None if whole else "/")  # looking at a process takes no place for state
     settings = load(arguments.config_file, environment(), overrides)
     listen = settings.web.listen
     of_us = tuple(machine.facts(Roots(), (listen.host, listen.port), settings.storage)) if whole else ()

@@ -743,7 +743,10 @@ def test_colour_and_plain_signs() -> None:
     plain = as_text((), [sample()], Style(plain=True))
     assert plain.isascii()
     assert "x io" in plain
-    assert spoken("--pid", str(os.getpid()), PYTHONIOENCODING="ascii").stderr == ""
+    with running(lambda: LIBC.prctl(PR_SET_NAME, "caché".encode(), 0, 0, 0)) as pid:
+        found = spoken("--pid", str(pid), PYTHONIOENCODING="ascii", HOME="", XDG_STATE_HOME="")
+    assert found.stderr == ""
+    assert r"cach\xe9" in found.stdout
 
 
 def test_codes() -> None:

@@ -58,7 +58,8 @@ def as_text(machine: Sequence[Fact], examinations: Sequence[Examination], style:
         blocks.append(_section(f"target {each.name}{pid}", each.facts, style))
         blocks += [_advice(advice, style) for advice in each.advice]
     facts = [*machine, *(fact for each in examinations for fact in each.facts)]
-    return "\n\n".join([*blocks, _sum(facts, style)])
+    screen = "\n\n".join([*blocks, _sum(facts, style)])
+    return screen.encode("ascii", "backslashreplace").decode() if style.plain else screen
 
 
 def _section(title: str, facts: Sequence[Fact], style: Style) -> str:
