@@ -18,7 +18,8 @@ from sidecar.probes.process import RSS, THREADS, ProcessProbe
 from sidecar.thresholds import mib
 
 GROUP = "reading"
-FILES = {"io": "io", "fd": "fd"}
+GUARDED = ("fd", "io")
+"""What a probe may find refused: facts that bear the name of their file."""
 SERIES = {"anon": "anonymous and shared memory, swap: what only it can give back",
           "fd": "count of open descriptors", "io": "bytes read and written"}
 
@@ -51,7 +52,7 @@ def _process(patient: Patient) -> Iterator[Fact]:
     for name, what in SERIES.items():
         if name not in missing:
             yield Fact(GROUP, name, "ok", what)
-        elif name in FILES:
+        elif name in GUARDED:
             yield _why_missing(patient, name, missing[name])
         else:
             yield Fact(GROUP, name, "missing", missing[name], "this kernel or sandbox does not tell the kinds apart",
@@ -61,13 +62,13 @@ def _process(patient: Patient) -> Iterator[Fact]:
 def _why_missing(patient: Patient, name: str, said: str) -> Fact:
     """The probe tells that it was refused; why, only the file itself can say."""
     try:
-        os.close(os.open(f"{patient.folder}/{FILES[name]}", os.O_RDONLY | os.O_CLOEXEC))
+        os.close(os.open(f"{patient.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
-        return Fact(GROUP, name, "missing", f"{said}: {patient.folder}/{FILES[name]}",
+        return Fact(GROUP, name, "missing", f"{said}: {patient.folder}/{name}",
                     "the kernel was built without it")
     except OSError as error:
-        return refused(patient, GROUP, name, FILES[name], error)
-    return refused(patient, GROUP, name, FILES[name], PermissionError(errno.EACCES, said))  # io is refused when read
+        return refused(patient, GROUP, name, name, error)
+    return refused(patient, GROUP, name, name, PermissionError(errno.EACCES, said))  # io is refused when read
 
 
 def _opened(patient: Patient, name: str, file: str, what: str) -> Fact:
