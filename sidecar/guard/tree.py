@@ -7,6 +7,7 @@ had when it was first seen) until the desk has measured it.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from sidecar.clock import monotonic
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
     from typing import Any
 
+LEAST_FIELDS = 20
 MOST_PROCESSES = 256
 """How many of a tree's processes are counted together."""
 MOST_KNOWN = 1 << 14
@@ -27,20 +29,31 @@ SHORTEST_SECONDS = 1.0
 MOST_SHARE_OF_TIME = 0.01
 """How much of the time may go into looking who is there."""
 
-FILES = {"anon": ("status", 4096, anon_bytes), "rss": ("statm", 128, resident_bytes),
-         "pss": ("statm", 128, resident_bytes)}
+
+def _resident_bytes(statm: bytes) -> int:
+    """As statm tells it. KeyError for 0: its main thread has ended, and what the others hold is not told here."""
+    found = resident_bytes(statm)
+    if not found:
+        raise KeyError("resident size")
+    return found
+
+
+FILES = {"anon": ("status", 4096, anon_bytes), "rss": ("statm", 128, _resident_bytes),
+         "pss": ("statm", 128, _resident_bytes)}
 """Kind of bytes → (file of /proc/PID, expected size, what it says). `pss` is `rss` less what is shared."""
 
 
 class Census:
     """Who is whose child, of every process that can be seen. Shared by all trees; lives as long as they do.
 
-    A parent is read once, because it changes only by its end, and what has ended is in the way no longer. Some are read
-    again at every look: a number may have been given to another process.
+    A parent is read once, because it changes only by its end: whose parent has ended is read again, a subreaper (or the
+    first process of a container) takes orphans in. So are some at every look: a number may have been given to another
+    process. `whole` says whether nobody was passed over at the last look; what is known already never is.
     """
 
     def __init__(self, proc: str = "/proc") -> None:
         self.children: dict[int, list[int]] = {}
+        self.whole = True
         self._proc = proc
         self._parents: dict[int, int] = {}
         self._due = 0.0
@@ -56,32 +69,40 @@ class Census:
         return True
 
     def _look(self) -> None:
-        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()][-MOST_KNOWN:]
+        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        there = frozenset(pids)
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         known, self._parents, new = self._parents, {}, 0
+        most_new = min(MOST_NEW_AT_ONCE, MOST_KNOWN - len(known))
         for pid in reversed(pids):  # the newest first, as a rule
             parent = known.get(pid)
-            if pid % EVERYTHING_AGAIN == self._round or (parent is None and new < MOST_NEW_AT_ONCE):
-                new += parent is None
+            new += parent is None
+            if parent is None and new > most_new:
+                continue
+            if parent is None or (parent and parent not in there) or pid % EVERYTHING_AGAIN == self._round:
                 parent = _parent(f"{self._proc}/{pid}/stat")
             if parent is not None:
                 self._parents[pid] = parent
+        self.whole = new <= most_new
         self.children = {}
         for pid, parent in reversed(self._parents.items()):
             self.children.setdefault(parent, []).append(pid)
 
 
 def _parent(stat: str) -> int | None:
+    """None if it has ended, 0 if it has no parent or is hidden."""
     try:
         return int(parse_stat(KeptFile(stat, size=1024).read())[1])
+    except PermissionError:
+        return 0
     except (OSError, ValueError, IndexError):
-        return None  # it has ended, or it is hidden
+        return None
 
 
 class Member:
     """One life of one process of a tree. Raises OSError or ValueError if it has ended or is hidden."""
 
-    __slots__ = ("_files", "_folder", "_stat", "settled", "shared", "stack", "start_time_ticks")
+    __slots__ = ("_files", "_folder", "_stat", "parent", "settled", "shared", "stack", "start_time_ticks")
 
     def __init__(self, pid: int, kinds: Sequence[str], proc: str) -> None:
         self._folder = f"{proc}/{pid}"
@@ -92,21 +113,35 @@ class Member:
             self._files = {file: KeptFile(file, dir_fd=dir_fd, size=size) for file, size, _ in needed}
         finally:
             os.close(dir_fd)
-        fields = parse_stat(self._stat.read())
-        self.start_time_ticks = int(fields[19])
+        fields = self._fields()
+        self.parent, self.start_time_ticks = int(fields[1]), int(fields[19])
         self.stack = _stack(fields)
         self.shared = dict.fromkeys(kinds, 0)
         self.settled = True
 
+    def _fields(self) -> list[bytes]:
+        fields = parse_stat(self._stat.read())
+        if len(fields) < LEAST_FIELDS:
+            raise ValueError(f"{self._folder}/stat is too short")
+        if fields[0] in (b"Z", b"X"):
+            if int(fields[17]) > 1:  # threads: they live on, and nobody can see what they use
+                raise ValueError(f"the main thread of process {self._folder} has ended")
+            raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
+        return fields
+
     def newcomer(self, parent: Member | None) -> None:
-        """It has come while we were watching: what it has now may be its parent's, until it has run a program."""
+        """It has come while we were watching: what it has now may be its parent's, until it has run a program.
+
+        But not more than its parent has: the rest it has taken itself before it was seen.
+        """
         if not self.stack or (parent and parent.stack == self.stack):
-            self.shared = {kind: self.bytes(kind) for kind in self.shared}
+            self.shared = {kind: min(self.bytes(kind), parent.bytes(kind)) if parent else self.bytes(kind)
+                           for kind in self.shared}
             self.settled = False
 
     def again(self) -> None:
         """It is still there: has it run a program since? Raises OSError or ValueError if it has ended."""
-        stack = _stack(parse_stat(self._stat.read()))
+        stack = _stack(self._fields())
         if stack != self.stack:
             self.shared = dict.fromkeys(self.shared, 0)
             self.stack = stack
@@ -117,7 +152,18 @@ class Member:
     def bytes(self, kind: str) -> int:
         """What it uses. Raises OSError (ESRCH: ended), KeyError or ValueError."""
         file, _, meaning = FILES[kind]
-        return meaning(self._files[file].read())
+        try:
+            return meaning(self._files[file].read())
+        except KeyError:
+            self._fields()  # a zombie has no memory: it has ended
+            raise
+
+    def own_bytes(self, kind: str) -> int:
+        """What it uses and shares with nobody. What it has given back it shares no more. Raises as `bytes` does."""
+        size = self.bytes(kind)
+        if size < self.shared[kind]:
+            self.shared[kind] = size
+        return size - self.shared[kind]
 
     def exact(self) -> dict[str, int]:
         """The same page by page, of all kinds; for which the process has to wait. Raises as `bytes` does."""
@@ -134,8 +180,8 @@ def _stack(fields: list[bytes]) -> int:
 class Tree:
     """A process and its descendants. Lives as long as the target; `members` are by pid, the first one first.
 
-    `count` is how many there are, also those beyond `MOST_PROCESSES`, which are not members. With no census it is
-    the one process alone; `skip` are processes that are not the target's, though their parent is: ourselves.
+    `count` is how many there are, also those that are not members: beyond `MOST_PROCESSES`, or hidden. With no census
+    it is the one process alone; `skip` are processes that are not the target's, though their parent is: ourselves.
     """
 
     def __init__(self, pid: int, kinds: Sequence[str], census: Census | None = None,
@@ -149,6 +195,8 @@ class Tree:
         self._proc = proc
         self._began = False
         self._seen: dict[int, list[int]] | None = None
+        self._ended: set[int] = set()
+        self._measured: dict[tuple[int, int], dict[str, int]] = {}
 
     def update(self, now: float) -> None:
         """See who has come and gone, as often as the census allows."""
@@ -156,56 +204,66 @@ class Tree:
             self._census.update(now)
             if self._seen is not self._census.children:
                 self._seen = self._census.children
-                self._compare(self._descendants(self._seen))
-        self._began = True
+                self._compare(self._descendants(self._seen), now)
+                self._began = self._census.whole  # else who is found next may have been there for long
 
     def _descendants(self, children: dict[int, list[int]]) -> dict[int, int]:
         """Descendant → its parent, parents before their children."""
         found: dict[int, int] = {}
         known = {self.pid, *self._skip}
-        waiting, self.count = [self.pid], 1
+        waiting = [self.pid]
         for pid in waiting:
             for child in children.get(pid, ()):
                 if child in known:
                     continue
                 known.add(child)
                 waiting.append(child)
-                self.count += 1
-                if len(found) < MOST_PROCESSES - 1:
-                    found[child] = pid
+                found[child] = pid
         return found
 
-    def _compare(self, found: dict[int, int]) -> None:
+    def _compare(self, found: dict[int, int], now: float) -> None:
         for pid in self.members.keys() - found.keys() - {self.pid}:
             del self.members[pid]
-        for pid in self.members.keys() & found.keys() | {self.pid}:
+        for pid in list(self.members):
             try:
                 self.members[pid].again()
-            except (OSError, ValueError, IndexError):
+            except (OSError, ValueError):
                 if pid != self.pid:
                     del self.members[pid]
+        again = int(now) % EVERYTHING_AGAIN
+        self._ended = {pid for pid in self._ended if pid in found and pid % EVERYTHING_AGAIN != again}
         for pid, parent in found.items():
-            if pid not in self.members:
-                try:
-                    member = Member(pid, self._kinds, self._proc)
-                    if self._began:
-                        member.newcomer(self.members.get(parent))
-                except (OSError, ValueError, KeyError, IndexError):
-                    continue
-                self.members[pid] = member
+            if len(self.members) < MOST_PROCESSES and pid not in self.members and pid not in self._ended:
+                self._admit(pid, parent)
+        self.count = 1 + len(found) - len(self._ended)
+
+    def _admit(self, pid: int, parent: int) -> None:
+        """Make it a member, if it is still the one that was seen."""
+        try:
+            member = Member(pid, self._kinds, self._proc)
+            if member.parent != parent:
+                raise ProcessLookupError(errno.ESRCH, "it is another process now, or another's child")
+            if self._began:
+                member.newcomer(self.members.get(parent))
+        except (FileNotFoundError, ProcessLookupError):  # it need not be looked at again, as long as it is not reaped
+            self._ended.add(pid)
+        except (OSError, KeyError, ValueError):
+            pass  # hidden: counted, and no member
+        else:
+            self.members[pid] = member
+            self._take_off(pid, member)
 
     def used_bytes(self, kind: str) -> int:
         """What all of them use together. Raises OSError, KeyError or ValueError if the first cannot be read."""
         total = 0
         for pid, member in list(self.members.items()):
             try:
-                size = member.bytes(kind)
-            except (OSError, KeyError, ValueError):  # a zombie has no RssAnon
+                total += member.own_bytes(kind)
+            except (OSError, KeyError, ValueError):
                 if pid == self.pid:
                     raise
                 del self.members[pid]
-                continue
-            total += max(0, size - member.shared[kind])
+                self.count -= 1
         return total
 
     def exact_bytes(self, kind: str) -> int:
@@ -213,9 +271,20 @@ class Tree:
         return sum(member.exact()[kind] for member in self.members.values())
 
     def share(self, shares: Iterable[Sequence[Any]]) -> None:
-        """What was measured: (pid, start in clock ticks, bytes of anon, bytes of rss) that count elsewhere already."""
+        """What was measured: (pid, start in clock ticks, bytes of anon, bytes of rss) that count elsewhere already.
+
+        It holds until the next measurement, also for those that are found only now. Raises ValueError if it is no such.
+        """
+        measured = {}
         for pid, start, anon, rss in shares:
-            member = self.members.get(pid)
-            if member and member.start_time_ticks == start:
-                measured = {"anon": int(anon), "pss": int(rss)}
-                member.shared = {kind: measured.get(kind, size) for kind, size in member.shared.items()}
+            if min(anon, rss) < 0:
+                raise ValueError("a share below zero")
+            measured[pid, start] = {"anon": anon, "pss": rss}
+        self._measured = measured
+        for pid, member in self.members.items():
+            self._take_off(pid, member)
+
+    def _take_off(self, pid: int, member: Member) -> None:
+        measured = self._measured.get((pid, member.start_time_ticks))
+        if measured:
+            member.shared = {kind: measured.get(kind, size) for kind, size in member.shared.items()}

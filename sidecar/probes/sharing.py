@@ -18,6 +18,8 @@ SECONDS_PER_BYTE = 0.025 / (1 << 30)
 MOST_SECONDS_EACH = 0.25
 MOST_SECONDS_AT_ONCE = 0.2
 AGAIN_SECONDS = 300.0
+REFUSED_SECONDS = 60.0
+"""Until one that may not be read is asked again: it may have dropped its rights by then, or run another program."""
 SETTLE_SECONDS = 5.0
 LEAST_REST_SECONDS = 10.0
 REST_PER_COST = 1000.0
@@ -25,6 +27,9 @@ REST_PER_COST_AFTER_CHANGE = 100.0
 
 Share = tuple[int, int, int, int]
 """A process that shares with others: pid, start in clock ticks, bytes of anon and of rss that are counted elsewhere."""
+
+Life = tuple[int, int, int]
+"""One program of one life of a process: pid, start in clock ticks, where its stack begins."""
 
 
 class _Look(NamedTuple):
@@ -37,18 +42,22 @@ class _Look(NamedTuple):
 class Sharing:
     """Measures a tree, and takes off what is counted twice. Lives as long as the tree.
 
-    `missing` says why it cannot be measured; `shares` is the last measurement, for the guard to count alike.
+    `missing` says why it cannot be measured; `shares` is the last measurement, for the guard to count alike. While the
+    very first one is under way, `unsure`, what is used cannot be told: a server with its workers looks many times its
+    size.
     """
 
     def __init__(self, tree: Tree, timer: Callable[[], float], proc: str = "/proc") -> None:
-        self.missing = self._refusal(tree.pid, proc)
+        self.missing = self._refused = self._refusal(tree.pid, proc)
         self.shares: tuple[Share, ...] = ()
+        self.unsure = not self.missing
         self._tree = tree
+        self._proc = proc
         self._timer = timer
         self._round: Iterator[None] | None = None
-        self._measured: frozenset[tuple[int, int]] = frozenset()
-        self._present: frozenset[tuple[int, int]] = frozenset()
-        self._changed_at = self._ended_at = -inf
+        self._measured: frozenset[Life] = frozenset()
+        self._present: frozenset[Life] = frozenset()
+        self._changed_at = self._ended_at = self._asked_at = -inf
         self._cost_seconds = 0.0
 
     @staticmethod
@@ -61,20 +70,32 @@ class Sharing:
         return ""
 
     def step(self, at: float, calm: bool) -> None:
-        """Do a little of what is due; nothing while a line is near, where the target must not be made to wait."""
-        present = frozenset((pid, member.start_time_ticks) for pid, member in self._tree.members.items())
+        """Do a little of what is due.
+
+        Nothing while a line is near, where the target must not be made to wait; but until it has been measured once
+        nobody knows how near that is.
+        """
+        present = frozenset((pid, member.start_time_ticks, member.stack) for pid, member in self._tree.members.items())
         if present != self._present:
             self._present, self._changed_at = present, at
-        if not calm or self.missing:
+        if self.missing and self.missing == self._refused and not 0 <= at - self._asked_at < REFUSED_SECONDS:
+            self.missing = self._refused = self._refusal(self._tree.pid, self._proc)
+            self._asked_at = at
+        if self.missing or (self.shares and not calm):
             self._round = None
-            return
-        if self._round is None and self._due(at) and self._worthwhile():
+        elif self._round is None and self._due(at) and self._worthwhile():
             self._round, self._cost_seconds = self._measure(at), 0.0
-            if self._predicted() <= MOST_SECONDS_AT_ONCE and not self.shares:
-                for _ in self._round:
-                    continue
-        if self._round is not None and next(self._round, self) is self:
-            self._round = None
+        if self._round is not None:
+            self._go_on(self._round)
+        self.unsure = self.unsure and self._round is not None
+
+    def _go_on(self, steps: Iterator[None]) -> None:
+        """The next process of the round; as many as there is time for, if there is no measurement yet."""
+        end = self._timer() + (0.0 if self.shares else MOST_SECONDS_AT_ONCE)
+        for _ in steps:
+            if self._timer() >= end:
+                return
+        self._round = None
 
     def _due(self, at: float) -> bool:
         rest = at - self._ended_at
@@ -88,50 +109,52 @@ class Sharing:
             return False
         try:
             return sum(member.bytes("rss") > WORTHWHILE_BYTES for member in self._tree.members.values()) > 1
-        except (OSError, ValueError):
+        except (OSError, KeyError, ValueError):
             return False  # one has just ended: next time
 
-    def _predicted(self) -> float:
-        try:
-            return sum(member.bytes("rss") for member in self._tree.members.values()) * SECONDS_PER_BYTE
-        except (OSError, ValueError):
-            return inf
-
     def _measure(self, at: float) -> Iterator[None]:
-        """One process a step. Of no use, and left until later, if one of them comes or goes meanwhile."""
-        looks: dict[int, tuple[_Look, _Look]] = {}
-        self._ended_at, members = at, self._present
-        for pid, member in list(self._tree.members.items()):
+        """One process a step. What comes, goes or runs another program meanwhile is left out, until the next time."""
+        looks: dict[Life, tuple[_Look, _Look]] = {}
+        self._ended_at, self._measured = at, self._present
+        for life in sorted(self._measured):
+            if looks:
+                yield
+            member = self._tree.members.get(life[0])
+            if member is None or life not in self._present:
+                continue
             begun = self._timer()
             try:
-                looks[pid] = self._look(pid, member)
-            except (ProcessLookupError, FileNotFoundError):
-                return
-            except PermissionError:
+                if member.bytes("rss") * SECONDS_PER_BYTE > MOST_SECONDS_EACH:
+                    self.missing = f"process {life[0]} is so big that it would have to wait for too long"
+                    return
+                looks[life] = _look(member)
+            except (ProcessLookupError, FileNotFoundError, ValueError):
+                continue
+            except PermissionError as error:
+                if life[0] == self._tree.pid:
+                    self.missing = self._refused = str(error)
+                    return
                 continue  # a worker runs as another user: it is counted in full
-            except (OSError, KeyError, ValueError) as error:
+            except (OSError, KeyError) as error:
                 self.missing = str(error)
                 return
             self._cost_seconds += self._timer() - begun
-            yield
-        if members == self._present:
-            self._measured = members
-            self._apply(looks)
+        self._apply({life: look for life, look in looks.items() if life in self._present})
 
-    def _look(self, pid: int, member: Member) -> tuple[_Look, _Look]:
-        """Anon and rss of a process. Raises OSError, KeyError or ValueError."""
-        if member.bytes("rss") * SECONDS_PER_BYTE > MOST_SECONDS_EACH:
-            raise ValueError(f"process {pid} is so big that reading its smaps_rollup would make it wait for too long")
-        exact, anon, rss = member.exact(), member.bytes("anon"), member.bytes("rss")
-        return _Look(anon, max(0, anon - exact["anon"])), _Look(rss, max(0, rss - exact["pss"]))
-
-    def _apply(self, looks: dict[int, tuple[_Look, _Look]]) -> None:
+    def _apply(self, looks: dict[Life, tuple[_Look, _Look]]) -> None:
         """Take off what is counted twice."""
-        first, members = self._tree.pid, self._tree.members
-        anon, rss = (_attributed({pid: look[kind] for pid, look in looks.items()}, first) for kind in (0, 1))
+        first = self._tree.pid
+        anon, rss = (_attributed({life[0]: look[kind] for life, look in looks.items()}, first) for kind in (0, 1))
         anon[first] = 0  # what it shares with nobody of the tree is its own; of files that is not so: libraries
-        self.shares = tuple((pid, members[pid].start_time_ticks, anon[pid], rss[pid]) for pid in looks)
+        self.shares = tuple((pid, start, anon[pid], rss[pid]) for pid, start, _ in looks)
         self._tree.share(self.shares)
+
+
+def _look(member: Member) -> tuple[_Look, _Look]:
+    """Anon and rss of a process, which may grow or shrink meanwhile. Raises OSError, KeyError or ValueError."""
+    before, exact = (member.bytes("anon"), member.bytes("rss")), member.exact()
+    anon, rss = min(before[0], member.bytes("anon")), min(before[1], member.bytes("rss"))
+    return _Look(anon, max(0, anon - exact["anon"])), _Look(rss, max(0, rss - exact["pss"]))
 
 
 def _attributed(looks: dict[int, _Look], first: int) -> dict[int, int]:
@@ -142,6 +165,6 @@ def _attributed(looks: dict[int, _Look], first: int) -> dict[int, int]:
     """
     total = sum(look.excess for look in looks.values())
     of_children = sum(look.excess for pid, look in looks.items() if pid != first)
-    found = {pid: min(look.size, round(look.excess * total / of_children)) if of_children else 0
+    found = {pid: min(look.size, look.excess * total // of_children) if of_children else 0
              for pid, look in looks.items() if pid != first}
     return found | {first: total - sum(found.values())}

@@ -82,6 +82,7 @@ class TreeProbe:
         samples = [sample for slot in list(self.slots.values()) for sample in self._read_slot(slot, at)]
         self._sum_up()
         self.error_bytes = sum(rss_error_bytes(RELEASE, CPUS, slot.process.threads) for slot in self.slots.values())
+        self.error_bytes += max(0, len(self._tree.members) - len(self.slots)) * rss_error_bytes(RELEASE, CPUS, 1)
         make = self._series.sample
         samples += [make(RESTARTS, count, at, "process", label) for label, count in self._restarts.items()]
         samples += [make(ERROR, self.error_bytes, at), make(PROCESSES, self._tree.count, at),
@@ -108,6 +109,10 @@ class TreeProbe:
                 self.used[kind] = self._tree.used_bytes(kind)
             except KeyError as error:
                 self.missing[kind] = f"no {error.args[0]} in {self._proc}/{self._tree.pid}/status"
+        if self.sharing.unsure:
+            for kind in ("anon", "pss"):
+                self.used.pop(kind, None)
+                self.missing[kind] = "what its processes share is still being measured"
         if self.sharing.missing:
             self.missing["pss"] = self.sharing.missing
             if self._tree.count > 1:

@@ -6,14 +6,19 @@ Commands on stdin, one a line, each answered on stdout with a number:
     fork             a worker by fork; its pid
     exec             a worker that is a program of its own, holding 40 MiB; its pid
     kill PID         a worker is killed and reaped; 0
-    worker PID …     `grow MIB` or `write` (over everything that it had from its parent) or `fork`; what it answers
+    worker PID …     any command, or `write` (over everything that it had from its parent); what it answers
     herd N           N workers at once, which sleep; N
     churn N          N times: a worker is forked, ends and is reaped; N
+    drop             it gives everything back; 0
+    adopt            orphans below it become its children, as those of a container's first process do; 0
+    detach MIB       a child with so much of its own, which outlives its parent; its pid
+    zombies N        N children that have ended and are not reaped; N
     run              a program is started by subprocess, run to its end and reaped; 0
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -90,6 +95,30 @@ class Server:
             os.waitpid(pid, 0)
         return count
 
+    def detach(self, mib: int) -> int:
+        """A child that lives as long as its parent, or the one above."""
+        parents = os.getpid(), os.getppid()
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(60)
+            self.blocks.grow(mib)
+            os.write(writing, b"1")
+            while os.getppid() in parents:
+                signal.sigtimedwait([], 0.1)
+            os._exit(0)
+        os.read(reading, 1)
+        os.close(reading)
+        os.close(writing)
+        return pid
+
+    def zombies(self, count: int) -> int:
+        """Children that nobody reaps."""
+        for _ in range(count):
+            if not os.fork():
+                os._exit(0)
+        return count
+
     def obey(self, word: str, *rest: str) -> int:
         """Carry a command out."""
         if word == "grow":
@@ -106,7 +135,11 @@ class Server:
             return self.end(int(rest[0]))
         if word == "run":
             return subprocess.run([sys.executable, "-c", "pass"], check=False).returncode
-        if word in ("herd", "churn"):
+        if word == "drop":
+            return 0 * self.blocks.drop()
+        if word == "adopt":
+            return int(ctypes.CDLL(None).prctl(36, 1, 0, 0, 0))  # PR_SET_CHILD_SUBREAPER
+        if word in ("herd", "churn", "detach", "zombies"):
             return getattr(self, word)(int(rest[0]))
         return {"fork": self.fork, "exec": self.program}[word]()
 
