@@ -45,6 +45,8 @@ COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
            (CPU, "mode", "user", 11, CLOCK_TICKS), (CPU, "mode", "system", 12, CLOCK_TICKS))
 """(metric, label, value, place in `parse_stat`, divisor)."""
 SWITCHED = ((b"voluntary_ctxt_switches", "voluntary"), (b"nonvoluntary_ctxt_switches", "involuntary"))
+REFUSED_SECONDS = 60.0
+"""Until what was forbidden is tried again."""
 LIMITS_SECONDS = 60.0
 """How often the limit on descriptors is read anew; the kernel takes its time to print that file."""
 
@@ -53,7 +55,7 @@ class ProcessProbe:
     """The readings of one life of one process. Lives from attach until the process has ended.
 
     Raises OSError where the process is gone or hidden. What alone may be forbidden or absent (io, fd) is left out,
-    never zero, and stands in `missing` with its reason from the first reading on.
+    never zero, and stands in `missing` with its reason; it is tried again, for a process may drop its rights.
     """
 
     name = "process"
@@ -73,6 +75,7 @@ class ProcessProbe:
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
         self.threads = 1
+        self._refused_at = 0.0
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError (ESRCH) once the process has ended, reaped or not."""
@@ -106,6 +109,8 @@ class ProcessProbe:
     def _guarded(self, at: float) -> list[Sample]:
         """What only the same user, or one with the right capability, may see; io is a choice of the kernel's build."""
         samples: list[Sample] = []
+        if not 0 <= at - self._refused_at < REFUSED_SECONDS:
+            self.missing, self._refused_at = {}, at
         for what, read in (("fd", self._fds), ("io", self._io_bytes)):
             if what not in self.missing:
                 try:
