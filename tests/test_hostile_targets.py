@@ -1,5 +1,6 @@
 """A target that means harm, or is only strange, beside one that behaves: a whole sidecar, and what its user sees."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,14 @@ from conftest import wait_until
 from probing import BASE, Obedient
 from servers import free_port, promtool
 from sidecars import MIB, Sidecar, config, running_sidecar
+from test_adversity import Played
+from test_adversity import played as played
 from test_cgroup import Group
 from test_cgroup import group as group
 
 from sidecar.probes.gc_remote import GcProbe
 from sidecar.probes.series import SeriesOf
-from sidecar.procfs import anon_bytes
+from sidecar.procfs import anon_bytes, identify
 
 LINES = {"main": "120MiB", "critical": "150MiB"}
 MOST_SERIES, MOST_GUARD_BYTES, MOST_DESK_BYTES = 2000, 16 * MIB, 80 * MIB
@@ -309,3 +312,27 @@ def test_sidecar_that_comes_late_to_a_server_with_workers_raises_no_alarm(
 
         program.tell("grow 120")
         assert sidecar.outcome()["outcome"] == "effective"
+
+
+def test_shares_that_make_no_sense_change_nothing(
+    spawn: Callable[..., Program], played: Callable[..., Played]
+) -> None:
+    """Whatever a desk says of what processes share: the guard says that it did not understand, and counts as before."""
+    program = spawn("prefork", "with a handler")
+    worker, guard = program.tell("fork"), played()
+    guard.hello()
+    guard.watch(program.pid)
+    good: dict[str, Any] = {"target": "t", "used_bytes": None, "shares": [], "error_bytes": 0}
+    start = identify(worker).start_time_ticks
+    for wrong in (
+        {"shares": 5}, {"shares": None}, {"shares": [[worker, start, 1]]}, {"shares": [[worker, start, "x", 0]]},
+        {"shares": [[worker, start, 1 << 40, 0], [worker, start, -1, 0]]}, {"error_bytes": None}, {"used_bytes": "x"},
+        {"shares": [[worker, start, 1 << 40, 0]] * 5000}, {"surprise": 1},
+    ):
+        guard.say_raw(json.dumps({"v": 1, "type": "told", **good, **wrong}).encode())
+        assert guard.hear("misunderstood"), wrong
+    guard.stand()
+    program.tell(f"worker {worker} grow 100")
+
+    assert guard.hear("crossed")
+    assert guard.process.poll() is None

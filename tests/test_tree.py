@@ -1,6 +1,7 @@
 """A target of several processes: what they use together, which slot each has, and what one that misbehaves can do."""
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from itertools import count
@@ -155,10 +156,12 @@ def test_worker_that_ends_takes_its_share_along(spawn: Callable[..., Program]) -
     workers = [program.tell("fork") for _ in range(3)]
     watched = Watched(program.pid)
     before = dict(watched.look())
+    shared = watched.series("rag_memory_shared_bytes")["anon"]
     program.tell(f"kill {workers[0]}")
     after = watched.look(calm=False)
 
     assert mib(after["anon"] - before["anon"]) == pytest.approx(0, abs=8)
+    assert watched.series("rag_memory_shared_bytes")["anon"] == pytest.approx(shared * 2 / 3, rel=0.1)
 
 
 @pytest.fixture
@@ -258,6 +261,22 @@ def test_crowd_of_strangers_makes_nobody_forget_a_worker(
 
     assert worker in guarded.tree.members
     assert found == pytest.approx([before] * 70, abs=8)
+
+
+def test_without_descriptors_nobody_is_forgotten(guarded: Guarded) -> None:
+    """Who was known stays counted while nothing can be opened."""
+    guarded.program.tell("fork")
+    worker = guarded.program.tell("fork")
+    guarded.program.tell(f"worker {worker} grow 50")
+    before, limits = guarded.look(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        found = [guarded.look() for _ in range(70)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    assert before > 70
+    assert found == [before] * 70
 
 
 def test_worker_that_is_a_program_of_its_own_is_counted_in_full(spawn: Callable[..., Program]) -> None:

@@ -69,7 +69,10 @@ class Census:
         return True
 
     def _look(self) -> None:
-        pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        try:
+            pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+        except OSError:
+            return  # no descriptor is left: what is known holds
         there = frozenset(pids)
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         known, self._parents, new = self._parents, {}, 0
@@ -80,7 +83,7 @@ class Census:
             if parent is None and new > most_new:
                 continue
             if parent is None or (parent and parent not in there) or pid % EVERYTHING_AGAIN == self._round:
-                parent = _parent(f"{self._proc}/{pid}/stat")
+                parent = _parent(f"{self._proc}/{pid}/stat", parent)
             if parent is not None:
                 self._parents[pid] = parent
         self.whole = new <= most_new
@@ -89,14 +92,16 @@ class Census:
             self.children.setdefault(parent, []).append(pid)
 
 
-def _parent(stat: str) -> int | None:
-    """None if it has ended, 0 if it has no parent or is hidden."""
+def _parent(stat: str, known: int | None) -> int | None:
+    """None if it has ended, 0 if it has no parent or is hidden; what is known if nothing can be read now."""
     try:
         return int(parse_stat(KeptFile(stat, size=1024).read())[1])
     except PermissionError:
         return 0
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
         return None
+    except OSError:
+        return known
 
 
 class Member:

@@ -77,6 +77,8 @@ class Sharing:
         """
         present = frozenset((pid, member.start_time_ticks, member.stack) for pid, member in self._tree.members.items())
         if present != self._present:
+            gone = {life[:2] for life in self._present - present}
+            self.shares = tuple(share for share in self.shares if share[:2] not in gone)
             self._present, self._changed_at = present, at
         if self.missing and self.missing == self._refused and not 0 <= at - self._asked_at < REFUSED_SECONDS:
             self.missing = self._refused = self._refusal(self._tree.pid, self._proc)
