@@ -140,9 +140,14 @@ class Member:
         But not more than its parent has: the rest it has taken itself before it was seen.
         """
         if not self.stack or (parent and parent.stack == self.stack):
-            self.shared = {kind: min(self.bytes(kind), parent.bytes(kind)) if parent else self.bytes(kind)
-                           for kind in self.shared}
+            self.shared = {kind: self._in_common(kind, parent) for kind in self.shared}
             self.settled = False
+
+    def _in_common(self, kind: str, parent: Member | None) -> int:
+        try:
+            return min(self.bytes(kind), parent.bytes(kind)) if parent else self.bytes(kind)
+        except KeyError:
+            return 0  # this kernel does not tell that kind
 
     def again(self) -> None:
         """It is still there: has it run a program since? Raises OSError or ValueError if it has ended."""
@@ -201,6 +206,7 @@ class Tree:
         self._began = False
         self._seen: dict[int, list[int]] | None = None
         self._ended: set[int] = set()
+        self._round = 0
         self._measured: dict[tuple[int, int], dict[str, int]] = {}
 
     def update(self, now: float) -> None:
@@ -209,7 +215,7 @@ class Tree:
             self._census.update(now)
             if self._seen is not self._census.children:
                 self._seen = self._census.children
-                self._compare(self._descendants(self._seen), now)
+                self._compare(self._descendants(self._seen))
                 self._began = self._census.whole  # else who is found next may have been there for long
 
     def _descendants(self, children: dict[int, list[int]]) -> dict[int, int]:
@@ -226,7 +232,7 @@ class Tree:
                 found[child] = pid
         return found
 
-    def _compare(self, found: dict[int, int], now: float) -> None:
+    def _compare(self, found: dict[int, int]) -> None:
         for pid in self.members.keys() - found.keys() - {self.pid}:
             del self.members[pid]
         for pid in list(self.members):
@@ -235,8 +241,8 @@ class Tree:
             except (OSError, ValueError):
                 if pid != self.pid:
                     del self.members[pid]
-        again = int(now) % EVERYTHING_AGAIN
-        self._ended = {pid for pid in self._ended if pid in found and pid % EVERYTHING_AGAIN != again}
+        self._round = (self._round + 1) % EVERYTHING_AGAIN
+        self._ended = {pid for pid in self._ended if pid in found and pid % EVERYTHING_AGAIN != self._round}
         for pid, parent in found.items():
             if len(self.members) < MOST_PROCESSES and pid not in self.members and pid not in self._ended:
                 self._admit(pid, parent)
@@ -247,7 +253,7 @@ class Tree:
         try:
             member = Member(pid, self._kinds, self._proc)
             if member.parent != parent:
-                raise ProcessLookupError(errno.ESRCH, "it is another process now, or another's child")
+                return  # it is another process now, or another's child: the next census knows
             if self._began:
                 member.newcomer(self.members.get(parent))
         except (FileNotFoundError, ProcessLookupError):  # it need not be looked at again, as long as it is not reaped
