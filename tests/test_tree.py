@@ -1,6 +1,7 @@
 """A target of several processes: what they use together, which slot each has, and what one that misbehaves can do."""
 
 import os
+import random
 import resource
 import time
 from collections.abc import Callable
@@ -282,6 +283,30 @@ def test_worker_is_counted_where_the_kernel_does_not_tell_kinds_of_memory(tmp_pa
     assert tree.used_bytes("rss") == 2000 * PAGE_BYTES
     with pytest.raises(KeyError):
         tree.used_bytes("anon")
+
+
+def test_garbage_of_a_kernel_is_an_error_that_guard_and_desk_expect(tmp_path: Path) -> None:
+    """Files with bytes missing or changed give OSError, ValueError or KeyError, or figures: never anything else."""
+    dice, whole = random.Random(5), {}
+    for name in ("stat", "statm", "status"):
+        whole[name] = Path(f"/proc/self/{name}").read_bytes().replace(str(os.getpid()).encode(), b"7")
+    (tmp_path / "7").mkdir()
+    refused = 0
+    for _ in range(3000):
+        for name, content in whole.items():
+            garbled = bytearray(content)
+            for _ in range(dice.choice((0, 1, 5))):
+                garbled[dice.randrange(len(garbled))] = dice.choice(b"\0 \n)-:9\xffk")
+            (tmp_path / "7" / name).write_bytes(garbled[:dice.choice((0, 20, 10**4, 10**4, 10**4))])
+        try:
+            tree = Tree(7, ("anon", "rss"), Census(str(tmp_path)), proc=str(tmp_path))
+            tree.update(1.0)
+            tree.used_bytes("rss")
+            tree.used_bytes("anon")
+        except (OSError, ValueError, KeyError):
+            refused += 1
+
+    assert 500 < refused < 2900
 
 
 def test_without_descriptors_nobody_is_forgotten(guarded: Guarded) -> None:

@@ -167,6 +167,8 @@ class Member:
         except KeyError:
             self._fields()  # a zombie has no memory: it has ended
             raise
+        except IndexError:
+            raise ValueError(f"{self._folder}/{file} is cut short") from None
 
     def own_bytes(self, kind: str) -> int:
         """What it uses and shares with nobody. What it has given back it shares no more. Raises as `bytes` does."""
