@@ -157,8 +157,8 @@ class _Desk:
     async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:
         """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._dispatch.sock, self._hear)
-        self._hear()
+        loop.add_reader(self._dispatch.sock, self._hear, pipeline)
+        self._hear(pipeline)
         interval, due = self._settings.evaluation_interval_seconds, monotonic()
         while not self._over.is_set():
             late = monotonic() - due
@@ -174,9 +174,9 @@ class _Desk:
         loop.remove_reader(self._dispatch.sock)
         pipeline.last_words(wall())
 
-    def _hear(self) -> None:
+    def _hear(self, pipeline: Pipeline) -> None:
         """The guard has said something; when it has hung up, the desk ends."""
-        self._dispatch.receive()
+        pipeline.heard(self._dispatch.receive())
         if self._dispatch.ended:
             self._over.set()
 

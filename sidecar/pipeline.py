@@ -129,6 +129,12 @@ class Pipeline:
         self._vitals.note(monotonic() - begun, late_seconds)
         self._publish([*seen, *counted], alerts)
 
+    def heard(self, events: Sequence[Event]) -> None:
+        """What of the guard's news does not wait for the next tick: a target has ended."""
+        for event in events:
+            if event.kind == "gone":
+                self._stages.sampler.note_end(event.target)
+
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
         self._take_in_events(now)

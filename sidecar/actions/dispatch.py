@@ -58,19 +58,22 @@ class Dispatch:
         self._watched = {name: (found, None) for name, found in known.items()}
         return int(body["program_pid"]), known
 
-    def receive(self) -> None:
-        """Take what has come; to be called whenever the socket is readable."""
+    def receive(self) -> list[Event]:
+        """Take what has come, to be called whenever the socket is readable; new events, which `events` gives, too."""
+        new: list[Event] = []
         while not self.ended:
             data = wire.receive(self.sock)
             if data is None:
-                return
+                break
             if not data:
                 self.ended = True
-                return
+                break
             kind, body = wire.decode(data)
             if kind == "event":
                 self.lost_events = int(body["lost"])
-                self._waiting.append(wire.event(body["event"]))
+                new.append(wire.event(body["event"]))
+        self._waiting += new
+        return new
 
     def events(self) -> list[Event]:
         """What the guard told since the last call, in order."""

@@ -126,6 +126,12 @@ class Sampler:
             found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
         return found
 
+    def note_end(self, name: str) -> None:
+        """A target has just ended: take in what its cgroup counts, which a container's engine removes very soon."""
+        attached = self._attached.get(name)
+        if attached and attached.cgroup:
+            attached.cgroup.last_words(0.0)
+
     def attached(self, name: str) -> Attached | None:
         """The probes of a target, None while it is not there."""
         return self._attached.get(name)
