@@ -91,9 +91,6 @@ class Pipeline:
                 elif "cleanup" in rule.spec.labels:
                     log.warning("rule asks for a cleanup that never comes", extra={"alert": rule.name, "reason": gate})
 
-    def _policy(self) -> Policy:
-        return Policy(self._options, kill_switch=os.path.exists(self._options.kill_switch))
-
     async def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
 
@@ -106,7 +103,7 @@ class Pipeline:
         self._take_in_events(now)
         targets = stages.roster.update(now)
         readings = stages.sampler.read(targets, now, self._near)
-        policy = self._policy()
+        policy = _policy(self._options)
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
         self._acting.judge(policy, now)
@@ -275,3 +272,8 @@ class Pipeline:
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
             [attempt.as_json() for attempt in self._stages.ledger.attempts()])
+
+
+def _policy(options: Options) -> Policy:
+    """The policy of this tick: somebody may have thrown the kill-switch."""
+    return Policy(options, kill_switch=os.path.exists(options.kill_switch))

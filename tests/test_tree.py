@@ -457,21 +457,21 @@ def test_without_permission_everything_is_counted_in_full_and_pss_is_not_known(s
 
 
 def test_herd_is_counted_and_bounded(spawn: Callable[..., Program]) -> None:
-    """Five thousand children: a few have series, some hundreds are summed up, all are counted, and that is said."""
+    """Two thousand children: a few have series, some hundreds are summed up, all are counted, and that is said."""
     program = spawn("prefork")
     census = Census()
-    program.tell("herd 5000")
+    program.tell("herd 2000")
     watched = Watched(program.pid, census)
     begun = os.times()
-    watched.look(20)
+    watched.look(10)
     spent = sum(os.times()[:2]) - sum(begun[:2])
 
-    assert watched.series("rag_target_processes") == {"": 5001}
+    assert watched.series("rag_target_processes") == {"": 2001}
     assert len(watched.probe.slots) == MOST_SLOTS
-    assert watched.series("rag_target_processes_left_out") == {"": 5001 - MOST_SLOTS}
-    assert watched.probe.missing["tree"] == "only 256 of 5001 processes are counted"
+    assert watched.series("rag_target_processes_left_out") == {"": 2001 - MOST_SLOTS}
+    assert watched.probe.missing["tree"] == "only 256 of 2001 processes are counted"
     assert len({sample.labels for sample in watched.samples}) < 1000
-    assert spent < 15, "a look at a herd takes a core"
+    assert spent < 8, "a look at a herd takes a core"
 
 
 def test_children_that_come_and_go_disturb_nothing(spawn: Callable[..., Program]) -> None:

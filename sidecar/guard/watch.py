@@ -141,7 +141,7 @@ class Watch:
         self.standing: list[Standing] = []
         self.next_look = 0.0
         self.used_bytes = 0.0
-        self.trouble = ""
+        self.trouble = self.trouble_told = ""
         self._census = census
         self._growth = 0.0
         self._looked_at = 0.0

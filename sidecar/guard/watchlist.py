@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 KILL_SWITCH_SECONDS = 10.0
+TROUBLE_SECONDS = 0.05
 DOUBT_SECONDS = 1.0
 """Until used bytes that were read exactly, and found below the line, are looked at again."""
 MOST_TARGETS = 300
@@ -150,7 +151,7 @@ class Watchlist:
             except (OSError, ValueError, KeyError) as error:
                 self._unreadable(watch, error)
                 continue
-            watch.trouble = ""
+            watch.trouble = watch.trouble_told = ""
             if standing and not self._deliveries.in_flight(watch.target):
                 if not watch.certain(standing.order):
                     standing.not_before = now + DOUBT_SECONDS
@@ -174,6 +175,9 @@ class Watchlist:
             self.unwatch(watch.target)
             return
         watch.next_look = monotonic() + LONGEST_SECONDS
-        if watch.trouble != str(error):
-            watch.trouble = str(error)
+        if watch.trouble != str(error):  # it may be about to end: told if it is still so at the next look
+            watch.trouble, watch.trouble_told = str(error), ""
+            watch.next_look = monotonic() + TROUBLE_SECONDS
+        elif watch.trouble_told != watch.trouble:
+            watch.trouble_told = watch.trouble
             self._tell("unreadable", watch.target, reason=watch.trouble)
