@@ -80,7 +80,7 @@ class Performance:
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 ours = self.mark.encode() in (folder / "environ").read_bytes()
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
             except OSError:
                 continue
             if ours and found_in in command and int(folder.name) != self.process.pid:
