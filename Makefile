@@ -27,7 +27,7 @@ lint: $(VENV)/.dev  ## style and types alone
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-servers: $(BIN)/python  ## fetch Prometheus and Alertmanager for the tests, without installing them
+servers: $(BIN)/python  ## fetch Prometheus, Alertmanager and newer Pythons for the tests, without installing them
 	@$(BIN)/python tests/servers.py
 
 bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine
