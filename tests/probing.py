@@ -2,9 +2,9 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,34 @@ class Obedient:
         self.process.communicate()
 
 
-def as_nobody(function: Callable[[], Any]) -> Any:
-    """What the function gives when it runs as another user than root: in a fork, as JSON."""
-    if os.geteuid():
-        return function()
-    ours, theirs = socket.socketpair()
+def seen_as(prepare: Callable[[], None], look: Callable[[], Any]) -> Any:
+    """What `look` gives to somebody else: in a fork that has prepared itself, as JSON."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
         try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            theirs.sendall(json.dumps(function()).encode())
-        finally:
+            os.close(reading)
+            prepare()
+            with open(writing, "w") as file:
+                json.dump(look(), file)
             os._exit(0)
-    theirs.close()
-    with ours.makefile("rb") as answer:
-        found = answer.read()
-    ours.close()
-    os.waitpid(pid, 0)
-    assert found, "the function failed: its traceback is above"
-    return json.loads(found)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    with open(reading) as answer:
+        said = answer.read()
+    assert os.waitpid(pid, 0)[1] == 0, "it failed: its traceback is above"
+    return json.loads(said)
+
+
+def _become_nobody() -> None:
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def as_nobody(function: Callable[[], Any]) -> Any:
+    """What the function gives when it runs as another user than root."""
+    return function() if os.geteuid() else seen_as(_become_nobody, function)

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from probing import seen_as
 
 from sidecar.doctor import machine, report, signals, surroundings
 from sidecar.doctor.advice import advise
@@ -102,28 +103,6 @@ def running(prepare: Callable[[], None] = nothing) -> Iterator[int]:
         os.close(reading)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def seen_as(prepare: Callable[[], None], look: Callable[[], Any]) -> Any:
-    """What `look` gives to somebody else: in a fork that has prepared itself, as JSON."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.close(reading)
-            prepare()
-            with open(writing, "w") as file:
-                json.dump(look(), file)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    os.close(writing)
-    with open(reading) as answer:
-        said = answer.read()
-    assert os.waitpid(pid, 0)[1] == 0, "it failed: its traceback is above"
-    return json.loads(said)
 
 
 def look_at(pid: int, **question: Any) -> dict[str, Any]:

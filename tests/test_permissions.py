@@ -1,16 +1,13 @@
 """Who may read what of whom: each pair of users, by what the sampler tells. Unreadable is left out and named."""
 
 import ctypes
-import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
-from probing import BASE, OWN, Obedient, values
+from probing import BASE, OWN, Obedient, seen_as, values
 
 from sidecar.model import Target
 from sidecar.probes.sampler import Sampler
@@ -76,24 +73,6 @@ def running() -> Iterator[Callable[[str], Obedient]]:
         each.end()
 
 
-def asked_as(who: str, function: Callable[[], Any]) -> Any:
-    """What the function gives when one of WHO runs it: in a fork, as JSON."""
-    ours, theirs = socket.socketpair()
-    child = os.fork()
-    if not child:
-        try:
-            WHO[who]()
-            theirs.sendall(json.dumps(function()).encode())
-        finally:
-            os._exit(0)
-    theirs.close()
-    with ours, ours.makefile("rb") as answer:
-        said = answer.read()
-    os.waitpid(child, 0)
-    assert said, "the function failed"
-    return json.loads(said)
-
-
 class Looking:
     """A sampler on one process. Lives as long as whoever made it."""
 
@@ -110,7 +89,7 @@ class Looking:
 
 def told_to(who: str, pid: int) -> dict[str, dict[str, float]]:
     """What the sampler tells one of WHO."""
-    found: dict[str, dict[str, float]] = asked_as(who, lambda: Looking(pid).look(1000.0))
+    found: dict[str, dict[str, float]] = seen_as(WHO[who], lambda: Looking(pid).look(1000.0))
     return found
 
 
@@ -193,4 +172,4 @@ def test_what_was_forbidden_is_tried_again(running: Callable[[str], Obedient]) -
         target.do(DUMPABLE)
         return [closed, capabilities(looking.look(1070.0))]
 
-    assert asked_as("them", look) == [everything(fd=0, io=0, pss=0, gc=0), everything()]
+    assert seen_as(WHO["them"], look) == [everything(fd=0, io=0, pss=0, gc=0), everything()]

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import NamedTuple
 
 MOST_CHARACTERS = 200
@@ -64,6 +65,21 @@ class Figures(NamedTuple):
     used_bytes: float | None
     state: str | None
     dropped: Counter[str]
+
+
+def gathered(pairs: Iterable[tuple[tuple[str, ...], float]], dropped: Counter[str]) -> dict[tuple[str, ...], float]:
+    """The finite values by their labels. Of what stands twice nobody knows which is meant: it is left out."""
+    values: dict[tuple[str, ...], float] = {}
+    twice = set()
+    for labels, value in pairs:
+        if not isfinite(value):
+            dropped["not_finite"] += 1
+        elif labels in values:
+            twice.add(labels)
+        else:
+            values[labels] = value
+    dropped["duplicate"] += len(twice)
+    return {labels: value for labels, value in values.items() if labels not in twice}
 
 
 def used_bytes(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str]) -> float | None:

@@ -5,10 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from math import isfinite
 
 from sidecar.errors import ProbeFailed
-from sidecar.probes.endpoint_figures import MOST_CHARACTERS, Endpoint, Figures, state, used_bytes
+from sidecar.probes.endpoint_figures import MOST_CHARACTERS, Endpoint, Figures, gathered, state, used_bytes
 
 DEEPEST = 16
 MOST_ITEMS = 16
@@ -29,20 +28,10 @@ def figures(text: str, endpoint: Endpoint, metric: str) -> Figures:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:MOST_CHARACTERS]
         raise ProbeFailed("parse", f"not JSON: {what}") from None
     leaves = _leaves(tree, "", 0, dropped)
-    values, twice = {}, set()
-    for path, value in islice(leaves, MOST_LEAVES):
-        if not path.isprintable():
-            dropped["path"] += 1
-        elif not isfinite(value):
-            dropped["not_finite"] += 1
-        elif path in values:
-            twice.add(path)
-        else:
-            values[path] = value
+    values = gathered(_printable(islice(leaves, MOST_LEAVES), dropped), dropped)
     dropped["too_many"] += next(leaves, None) is not None
-    dropped["duplicate"] += len(twice)
     return Figures(
-        metric, {("path", path): value for path, value in values.items() if path not in twice},
+        metric, values,
         used_bytes([*_at(tree, endpoint.used)], endpoint, dropped),
         state([*_at(tree, endpoint.status)], endpoint, dropped), +dropped)
 
@@ -74,6 +63,15 @@ def _leaves(node: object, path: str, depth: int, dropped: Counter[str]) -> Itera
             yield from _leaves(value, f"{path}.{key}" if depth else str(key), depth + 1, dropped)
         if isinstance(node, list):
             dropped["list"] += max(0, len(node) - MOST_ITEMS)
+
+
+def _printable(leaves: Iterator[tuple[str, float]], dropped: Counter[str]) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The leaves whose paths can be labels, with these labels."""
+    for path, value in leaves:
+        if path.isprintable():
+            yield ("path", path), value
+        else:
+            dropped["path"] += 1
 
 
 def _at(node: object, path: str) -> Iterator[object]:

@@ -6,14 +6,22 @@ that we give ourselves becomes `exported_…`, as a scrape with `honor_labels: f
 
 import re
 from collections import Counter
-from math import isfinite, nan
+from math import nan
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
 from sidecar.errors import ProbeFailed
-from sidecar.probes.endpoint_figures import MOST_CHARACTERS, Endpoint, Figures, Selector, state, used_bytes
+from sidecar.probes.endpoint_figures import (
+    MOST_CHARACTERS,
+    Endpoint,
+    Figures,
+    Selector,
+    gathered,
+    state,
+    used_bytes,
+)
 
 MOST_LABELS = 30
 OPENMETRICS = "application/openmetrics-text"
@@ -25,8 +33,7 @@ _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
 def figures(text: str, content_type: str, endpoint: Endpoint, metric: str) -> Figures:
     """What the page tells. Raises ProbeFailed if a line of it cannot be read: then none of it can be trusted."""
     dropped: Counter[str] = Counter()
-    values: dict[tuple[str, ...], float] = {}
-    twice, meant, found = set(), Selector.of(endpoint.used), []
+    meant, found, pairs = Selector.of(endpoint.used), [], []
     for sample in _samples(text, content_type):
         value = _number(sample)
         if sample.name == meant.name and dict(meant.labels).items() <= (sample.labels or {}).items():
@@ -34,14 +41,9 @@ def figures(text: str, content_type: str, endpoint: Endpoint, metric: str) -> Fi
         labels = _labels(sample)
         if labels is None:
             dropped["labels"] += 1
-        elif not isfinite(value):
-            dropped["not_finite"] += 1
-        elif labels in values:
-            twice.add(labels)
         else:
-            values[labels] = value
-    dropped["duplicate"] += len(twice)
-    return Figures(metric, {labels: value for labels, value in values.items() if labels not in twice},
+            pairs.append((labels, value))
+    return Figures(metric, gathered(pairs, dropped),
                    used_bytes(found, endpoint, dropped), state((), endpoint, dropped), +dropped)
 
 
