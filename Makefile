@@ -1,6 +1,7 @@
 # From a bare checkout to a running demo or a tested change: needs make and python3 >= 3.11, brings the rest itself.
 
 PYTHON ?= python3.13 python3.12 python3.11 python3# candidates, the first that works is taken; or PYTHON=/path/to/one
+JOBS ?= 3# test files run side by side: they mostly wait for processes, so a few more than there are cores do well
 ARGS ?=# more arguments for `make demo` and `make test`
 
 VENV := .venv
@@ -21,7 +22,7 @@ demo: $(VENV)/.run  ## a leaking RAG beside a sidecar: alert, cleanup, freed byt
 test: $(VENV)/.dev servers  ## lint, types and every test, against real servers; e.g. ARGS="-k rules"
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev  ## style and types alone
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__
+from sidecar import __version__, cli_rules
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a command imports what it runs when it runs: the desk is st
     from sidecar.doctor.report import Style
     from sidecar.doctor.surroundings import RunsIn
 
-OK, FAILURE = 0, 1
+OK, FAILURE = cli_rules.OK, cli_rules.FAILURE
 
 EXAMPLES = {
     "": """\
@@ -69,11 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     desk.set_defaults(call=_desk)
     _add_check(commands)
     _add_doctor(commands)
-    test = commands.add_parser("test", help="run unit tests of rule files, as promtool does")
-    tests = test.add_subparsers(dest="what", required=True, metavar="WHAT")
-    rules = tests.add_parser("rules", help="run rule tests in promtool's format")
-    rules.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    rules.set_defaults(call=_test_rules)
+    cli_rules.add_test(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
     demo.add_argument("--once", action="store_true",
                       help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")
@@ -117,9 +113,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     config.add_argument("file", nargs="?", type=Path, metavar="FILE")
     config.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     config.set_defaults(call=_check_config)
-    rules = checks.add_parser("rules", help="load rule files and report every problem")
-    rules.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: the shipped ones")
-    rules.set_defaults(call=_check_rules)
+    cli_rules.add_check(checks)
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -214,26 +208,6 @@ def _style() -> "Style":
         plain = False
     width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else 80
     return Style(width or 80, terminal and not environment().get("NO_COLOR"), plain)
-
-
-def _check_rules(arguments: argparse.Namespace) -> int:
-    from sidecar.rules.load import load as load_rules
-    from sidecar.rules.load import shipped
-
-    files = arguments.files or shipped()
-    groups = load_rules(files)
-    rules = sum(len(group.rules) for group in groups)
-    print(f"{len(groups)} groups with {rules} rules in {', '.join(map(str, files))}: no problems found")
-    return OK
-
-
-def _test_rules(arguments: argparse.Namespace) -> int:
-    from sidecar.rules.testing import run as run_tests
-    from sidecar.store import Store
-
-    report = run_tests(arguments.files, Store)
-    print(report)
-    return OK if report.passed else FAILURE
 
 
 def _demo(arguments: argparse.Namespace) -> int:

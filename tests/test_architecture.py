@@ -23,9 +23,9 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"cli"},
     {"demo"},
     {"app"},
-    {"config", "pipeline"},  # config_*.py and pipeline_*.py are parts of them
-    {"web", "doctor"},
-    {"discovery", "probes", "store", "thresholds", "rules", "actions", "notify"},
+    {"config", "pipeline"},  # cli_*.py, config_*.py and pipeline_*.py are parts of their namesakes
+    {"web", "doctor", "explain"},
+    {"discovery", "probes", "store", "thresholds", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
     {"model", "errors", "clock", "logs"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines
@@ -133,7 +133,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 def unit(module: str) -> str:
     """The part of the package that a module belongs to: the name that LAYERS knows."""
     name = module.split(".")[1] if "." in module else ""
-    return name.split("_")[0] if name.startswith(("config_", "pipeline_")) else name
+    return name.split("_")[0] if name.startswith(("cli_", "config_", "pipeline_")) else name
 
 
 def imports_point_down(file: File) -> Iterator[str]:
