@@ -43,8 +43,11 @@ def shipped() -> list[Path]:
     return sorted(path for path in folder.glob("*.yml") if path.name != "fleet.yml")  # that one is for a Prometheus
 
 
-def load(paths: Sequence[Path]) -> tuple[GroupSpec, ...]:
-    """The groups of all files, in order. All or nothing: RuleError holds the mistakes of every file."""
+def load(paths: Sequence[Path], *, experimental: bool = False) -> tuple[GroupSpec, ...]:
+    """The groups of all files, in order. All or nothing: RuleError holds the mistakes of every file.
+
+    `experimental` admits what Prometheus has behind --enable-feature=promql-experimental-functions.
+    """
     groups: list[GroupSpec] = []
     problems: list[Problem] = []
     for path in paths:
@@ -52,7 +55,7 @@ def load(paths: Sequence[Path]) -> tuple[GroupSpec, ...]:
         document = read_yaml(path, reader)
         if document is not None:
             try:
-                groups += _groups(document, reader)
+                groups += _groups(document, reader, experimental)
             except TooMuch:
                 reader.problem((1, 1), "aliases make this file stand for too many values")
         problems += sorted(reader.problems, key=lambda problem: (problem.line, problem.column))
@@ -158,7 +161,7 @@ class _Conversion:
         return Fields(entries, keys, place)
 
 
-def _groups(document: Node, reader: Reader) -> list[GroupSpec]:
+def _groups(document: Node, reader: Reader, experimental: bool) -> list[GroupSpec]:
     groups: list[GroupSpec] = []
     for node in reader.items(reader.fields(document, _FILE).get("groups")):
         name = reader.text(reader.mapping(node).get("name"))
@@ -170,7 +173,7 @@ def _groups(document: Node, reader: Reader) -> list[GroupSpec]:
                 reader.problem(node.place, f'groupname: "{name}" is repeated in the same file')
             labels = _labels(fields.get("labels"), reader)
             _check_templates("label", "", fields.get("labels"), reader)
-            rules = [_rule(child, index, labels, reader) for index, child in
+            rules = [_rule(child, index, labels, reader, experimental) for index, child in
                      enumerate(reader.items(fields.get("rules")), 1)]
             groups.append(GroupSpec(
                 name, reader.file, tuple(rule for rule in rules if rule is not None),
@@ -190,7 +193,8 @@ def _labels(node: Node | None, reader: Reader) -> dict[str, str]:
     return labels
 
 
-def _rule(node: Node, index: int, group_labels: dict[str, str], reader: Reader) -> RuleSpec | None:
+def _rule(node: Node, index: int, group_labels: dict[str, str], reader: Reader,
+          experimental: bool) -> RuleSpec | None:
     """One rule, or None with the problems noted."""
     known = len(reader.problems)
     entries = reader.mapping(node)
@@ -203,20 +207,20 @@ def _rule(node: Node, index: int, group_labels: dict[str, str], reader: Reader) 
             reader.problem(node.place, "only one of 'record' and 'alert' must be set")
         elif not record and not alert:
             reader.problem(node.place, "one of 'record' or 'alert' must be set")
-        expr = _expression(node, fields.get("expr"), reader)
+        expr = _expression(node, fields.get("expr"), reader, experimental)
         labels = {**group_labels, **_labels(fields.get("labels"), reader)}
         make = _recording if record else _alerting
         rule = make(record or alert, expr, labels, fields, reader)
     return rule if rule is not None and len(reader.problems) == known else None
 
 
-def _expression(rule: Node, node: Node | None, reader: Reader) -> Expr | None:
+def _expression(rule: Node, node: Node | None, reader: Reader, experimental: bool) -> Expr | None:
     text = reader.text(node)
     if not isinstance(node, Scalar) or not text.strip():
         reader.problem(rule.place, "field 'expr' must be set in rule")
         return None
     try:
-        return parse(text)
+        return parse(text, experimental=experimental)
     except QueryError as error:
         hint = f" ({error.help})" if error.help else ""
         reader.problem(node.place_of(error.position), f"could not parse expression: {error}{hint}")

@@ -82,11 +82,14 @@ class UnitTestFile:
     groups: Sequence[UnitTest]
 
 
-def read(path: Path) -> UnitTestFile:
-    """The tests of a file. RuleError holds every mistake in it."""
+def read(path: Path, *, experimental: bool = False) -> UnitTestFile:
+    """The tests of a file. RuleError holds every mistake in it.
+
+    `experimental` admits what Prometheus has behind --enable-feature=promql-experimental-functions.
+    """
     reader = Reader(str(path))
     try:
-        found = _file(path, read_yaml(path, reader) or Scalar(None, (1, 1)), reader)
+        found = _file(path, read_yaml(path, reader) or Scalar(None, (1, 1)), reader, experimental)
     except TooMuch:
         reader.problem((1, 1), "aliases make this file stand for too many values")
     if reader.problems:
@@ -94,7 +97,7 @@ def read(path: Path) -> UnitTestFile:
     return found
 
 
-def _file(path: Path, document: Node, reader: Reader) -> UnitTestFile:
+def _file(path: Path, document: Node, reader: Reader, experimental: bool) -> UnitTestFile:
     fields = reader.fields(document, _FILE)
     interval = reader.duration(fields.get("evaluation_interval")) or DEFAULT_INTERVAL_SECONDS
     rule_files: list[Path] = []
@@ -108,7 +111,7 @@ def _file(path: Path, document: Node, reader: Reader) -> UnitTestFile:
         path, rule_files, missing, interval,
         group_order=[reader.text(node) for node in reader.items(fields.get("group_eval_order"))],
         fuzzy=reader.text(fields.get("fuzzy_compare")).lower() == "true",
-        groups=[_group(node, index, interval, reader) for index, node in
+        groups=[_group(node, index, interval, reader, experimental) for index, node in
                 enumerate(reader.items(fields.get("tests")), 1)],
     )
 
@@ -122,7 +125,7 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if pattern else []
 
 
-def _group(node: Node, index: int, interval: float, reader: Reader) -> UnitTest:
+def _group(node: Node, index: int, interval: float, reader: Reader, experimental: bool) -> UnitTest:
     name = reader.text(reader.mapping(node).get("name"))
     with reader.inside(f'test {index}{f" ({name})" if name else ""}'):
         fields = reader.fields(node, _TEST)
@@ -131,7 +134,7 @@ def _group(node: Node, index: int, interval: float, reader: Reader) -> UnitTest:
             reader.duration(fields.get("interval")) or interval,
             [_series(child, reader) for child in reader.items(fields.get("input_series"))],
             [_alert_test(child, reader) for child in reader.items(fields.get("alert_rule_test"))],
-            [_query_test(child, reader) for child in reader.items(fields.get("promql_expr_test"))],
+            [_query_test(child, reader, experimental) for child in reader.items(fields.get("promql_expr_test"))],
             reader.texts(fields.get("external_labels")),
             reader.text(fields.get("external_url")),
             _start(fields.get("start_timestamp"), reader),
@@ -189,7 +192,7 @@ def _alert_test(node: Node, reader: Reader) -> AlertTest:
     return AlertTest(reader.duration(fields.get("eval_time")) or 0.0, name, expected)
 
 
-def _query_test(node: Node, reader: Reader) -> QueryTest:
+def _query_test(node: Node, reader: Reader, experimental: bool) -> QueryTest:
     fields = reader.fields(node, ("expr", "eval_time", "exp_samples"))
     text, unsupported = reader.text(fields.get("expr")), ""
     expected: list[Row] = []
@@ -200,7 +203,7 @@ def _query_test(node: Node, reader: Reader) -> QueryTest:
         expected.append((_labels(row.get("labels"), reader), _number(row.get("value"), reader)))
     expr = None
     try:
-        expr = parse(text)
+        expr = parse(text, experimental=experimental)
     except QueryError as error:
         unsupported = f"could not parse expression: {error}"
     return QueryTest(reader.duration(fields.get("eval_time")) or 0.0, text, expr, expected, unsupported)
