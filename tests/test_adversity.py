@@ -1,5 +1,6 @@
 """What a bad day does to guard and desk: crash loops, want, garbage, freezes, signals at the worst moment."""
 
+import contextlib
 import json
 import os
 import random
@@ -83,6 +84,14 @@ class Played:
     def desk(self) -> int:
         """The pid of the present desk."""
         return next(pid for pid in self.children() if DESK.encode() in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    def holds(self, pid: int) -> bool:
+        """Whether the guard has a pidfd of a process."""
+        for info in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed while we looked
+                if f"Pid:\t{pid}\n" in info.read_text():
+                    return True
+        return False
 
     def files(self) -> int:
         """How many descriptors it has open."""
@@ -302,6 +311,7 @@ def test_guard_without_descriptors_or_processes_lives_and_goes_on_when_there_are
     resource.prlimit(guard.process.pid, resource.RLIMIT_NOFILE, (4096, 4096))
     guard.hello()
     guard.watch(leaky.pid)
+    wait_until(lambda: guard.holds(leaky.pid), 10, "a hold on the process")
     leaky.process.kill()
     assert guard.hear("gone")
 
