@@ -6,6 +6,7 @@ value that an evaluation replaces, so what was handed out never changes.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample
@@ -39,8 +40,10 @@ class AlertingRule(Rule):
         self._alerts: dict[Labels, Alert] = {}
 
     @property
-    def state(self) -> AlertState:
-        """The strongest state among the alerts."""
+    def state(self) -> AlertState | Literal["unknown"]:
+        """The strongest state among the alerts; `unknown` before the first evaluation."""
+        if self.last_evaluation is None:
+            return "unknown"
         return max((alert.state for alert in self._alerts.values()), key=_ORDER.index, default="inactive")
 
     def alerts(self) -> list[Alert]:

@@ -140,6 +140,7 @@ def _identity(rule: Rule) -> object:
 
 def _take_over(rule: Rule, old: Rule) -> None:
     rule.written, rule.last_evaluation = old.written, old.last_evaluation
+    rule.last_duration_seconds = old.last_duration_seconds
     rule.health, rule.last_error = old.health, old.last_error
     if isinstance(rule, AlertingRule) and isinstance(old, AlertingRule):
         rule.adopt(old.alerts())

@@ -25,7 +25,11 @@ class Terms:
 
 
 class Rule(ABC):
-    """A rule at work. Lives until a reload replaces its group; its one writer is the tick."""
+    """A rule at work. Lives until a reload replaces its group; its one writer is the tick.
+
+    `last_evaluation` is the moment it was evaluated at (Unix seconds), None before the first time;
+    `last_duration_seconds` is how long that took.
+    """
 
     def __init__(self, spec: RuleSpec, terms: Terms) -> None:
         self.spec: RuleSpec = spec
@@ -33,6 +37,7 @@ class Rule(ABC):
         self.health: Health = "unknown"
         self.last_error = ""
         self.last_evaluation: float | None = None
+        self.last_duration_seconds = 0.0
         self.written: frozenset[Labels] = frozenset()
 
     @property
