@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,17 @@ def _sources() -> dict[str, str]:
 
 
 def _fetch(version: str, sources: dict[str, str], work: Path) -> None:
-    """Download and unpack, with lists of our own: that needs no root and leaves the machine as it was."""
+    """One version with the libraries that it needs."""
+    download(work, sources, (*(package.format(version) for package in PACKAGES), *SHARED))
+    for name in ("lib", "lib64"):
+        (work / "unpacked" / name).symlink_to(f"usr/{name}")
+
+
+def download(work: Path, sources: dict[str, str], packages: Sequence[str]) -> None:
+    """Packages of that release, unpacked in `work`/unpacked.
+
+    Lists of our own need no root and leave the machine as it was. Raises what `subprocess.run` raises.
+    """
     state, parts = servers.CACHE / f"apt-{SUITE}", work / "parts"
     for folder in (state / "lists" / "partial", state / "archives" / "partial", parts):
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,12 +124,10 @@ def _fetch(version: str, sources: dict[str, str], work: Path) -> None:
     own = [f"-oDir::State::Lists={state / 'lists'}", f"-oDir::Cache={state}", "-oDir::Etc::sourcelist=/dev/null",
            f"-oDir::Etc::sourceparts={parts}", "-oDir::State::status=/dev/null"]
     servers._apt(work, *own, "update")
-    servers._apt(work, *own, "download", *(package.format(version) for package in PACKAGES), *SHARED)
+    servers._apt(work, *own, "download", *packages)
     for package in work.glob("*.deb"):
         unpack = ["dpkg", "-x", str(package), str(work / "unpacked")]
         subprocess.run(unpack, check=True, capture_output=True, timeout=120)
-    for name in ("lib", "lib64"):
-        (work / "unpacked" / name).symlink_to(f"usr/{name}")
 
 
 def wanted(version: str) -> Interpreter:
