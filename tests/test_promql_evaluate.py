@@ -101,7 +101,8 @@ def test_range_queries() -> None:
         ("1", [10, 20], [5, 5]), ("2", [0, 10, 20], [1, 2, 2]),
     ]
     steps = [0, 0.1, 0.2, 0.3]
-    assert over_range(parse("time()"), NOTHING, 0, 0.3, 0.1) == [Series(Labels(), steps, steps)]
+    (numbers,) = over_range(parse("time()"), NOTHING, 0, 0.3, 0.1)
+    assert (numbers.labels, list(numbers.times), list(numbers.values)) == (Labels(), steps, steps)
     for text in ("x[1m]", '"a"'):
         with pytest.raises(QueryError):
             over_range(parse(text), select, 0, 10, 10)

@@ -5,8 +5,9 @@ given is rounded to it, so that a range ends exactly where a sample lies.
 """
 
 import math
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -65,18 +66,35 @@ def over_range(expr: Expr, select: Select, start: float, end: float, step_second
 
     Raises QueryError as `instant` does, for a string or a range, and for more than MAX_STEPS steps.
     """
+    steps = range_steps(expr, select, start, end, step_seconds, options=options, notes=notes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            return cast(Matrix, ended.value)
+
+
+def range_steps(expr: Expr, select: Select, start: float, end: float, step_seconds: float, *,
+                options: Options = _DEFAULTS, notes: list[Note] | None = None) -> Generator[None, None, Matrix]:
+    """`over_range` in pieces: pauses after each step, so that others may run, and returns the series at the end.
+
+    Every selector is asked once, at the first step: what is stored during a pause is not seen. `max_samples` bounds
+    what is held at a time: the samples loaded, the result so far, and what one step needs.
+    """
     start, end, step_seconds = round(float(start), 3), round(float(end), 3), float(step_seconds)
     steps = _steps(start, end, step_seconds)
-    found: dict[Labels, tuple[list[float], list[float]]] = {}
-    budget = Budget(options.max_samples)
-    ev = Evaluation(_remembered(select, budget), start, start, end, step_seconds, options, budget, notes)
+    found: dict[Labels, tuple[array[float], array[float]]] = {}
+    loaded = Budget(options.max_samples)
+    ev = Evaluation(_remembered(select, loaded), start, start, end, step_seconds, options, loaded, notes)
+    held = 0
     for at in steps:
-        value = evaluate(expr, ev.moved(at))
-        for labels, number in ev.finished(_as_vector(value)):
-            times, values = found.setdefault(labels, ([], []))
+        step = replace(ev, at=at, budget=replace(loaded, spent=loaded.spent + held))
+        for labels, number in step.finished(_as_vector(evaluate(expr, step))):
+            times, values = found.setdefault(labels, (array("d"), array("d")))
             times.append(at)
             values.append(number)
-        ev.charge(1)
+            held += 1
+        yield
     return [Series(labels, *found[labels]) for labels in sorted(found, key=lambda labels: tuple(labels.items()))]
 
 
@@ -84,7 +102,7 @@ def _steps(start: float, end: float, step_seconds: float) -> list[float]:
     if not (step_seconds > 0 and math.isfinite(end - start)):
         raise QueryError(f"a range needs a positive step, not {step_seconds}")
     count = math.floor(round((end - start) / step_seconds, 6)) + 1
-    if count > MAX_STEPS:
+    if count > MAX_STEPS + 1:  # so many lie between one more points
         raise QueryError(f"{count} steps are more than {MAX_STEPS}", help="lengthen the step or shorten the range")
     return [round(start + index * step_seconds, 3) for index in range(count)]
 
