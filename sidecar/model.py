@@ -1,10 +1,10 @@
 """The values that cross from one stage to the next. All of them are frozen."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from sidecar.procfs import Identity
 
@@ -22,50 +22,47 @@ def is_stale(value: float) -> bool:
 _STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
 
 
-class Labels(Mapping[str, str]):
-    """A set of labels: immutable, hashable, equal by content. An empty value is the same as no label (Prometheus)."""
+class Labels(dict[str, str]):
+    """A set of labels: immutable, hashable, equal by content. An empty value is the same as no label (Prometheus).
 
-    __slots__ = ("_hash", "_map")
+    A dict, because labels are looked up and compared thousands of times a tick, and a class around one would do that
+    at a third of the speed. Names are in order.
+    """
+
+    __slots__ = ("_hash",)
 
     def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
-        self._map = {name: value for name, value in sorted((pairs or {}).items()) if value}
-        self._hash = hash(tuple(self._map.items()))
+        super().__init__(sorted([pair for pair in pairs.items() if pair[1]]) if pairs else ())
+        self._hash = hash(tuple(self.items()))
 
-    def __getitem__(self, name: str) -> str:
-        return self._map[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._map)
-
-    def __len__(self) -> int:
-        return len(self._map)
-
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
 
-    def __eq__(self, other: object) -> bool:
-        return self._map == other._map if isinstance(other, Labels) else NotImplemented
-
     def __repr__(self) -> str:
-        rest = ", ".join(f'{name}="{value}"' for name, value in self._map.items() if name != METRIC_NAME)
+        rest = ", ".join(f'{name}="{value}"' for name, value in self.items() if name != METRIC_NAME)
         return f"{self.metric}{{{rest}}}"
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("labels never change; merged() makes others")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     @property
     def metric(self) -> str:
         """The metric name, or the empty string."""
-        return self._map.get(METRIC_NAME, "")
+        return self.get(METRIC_NAME, "")
 
     def without(self, *names: str) -> "Labels":
         """These labels less `names`."""
-        return Labels({name: value for name, value in self._map.items() if name not in names})
+        return Labels({name: value for name, value in self.items() if name not in names})
 
     def keep(self, *names: str) -> "Labels":
         """Only the labels in `names`."""
-        return Labels({name: value for name, value in self._map.items() if name in names})
+        return Labels({name: value for name, value in self.items() if name in names})
 
     def merged(self, other: Mapping[str, str]) -> "Labels":
         """These labels with `other` laid over them; an empty value in `other` deletes a label."""
-        return Labels({**self._map, **other})
+        return Labels({**self, **other})
 
 
 @lru_cache(maxsize=1 << 14)
