@@ -1,9 +1,9 @@
 """Starting children and learning of their end. Works as pid 1 of a container too: orphans are reaped."""
 
+import _socket
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def program(module: str) -> list[str]:
     return [sys.executable, "-P", "-m", module]
 
 
-def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, socket.socket]:
+def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, _socket.socket]:
     """Start one of our own processes: `command`, the number of its end of a line to us, `arguments`.
 
     Gives its pid and our end of the line.
@@ -55,7 +55,7 @@ def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, s
     try:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        theirs.set_inheritable(True)
+        os.set_inheritable(theirs.fileno(), True)
         os.execv(command[0], [*command, str(theirs.fileno()), *arguments])  # noqa: S606
     finally:  # only reached if exec failed
         os._exit(127)

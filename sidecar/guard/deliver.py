@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 from collections.abc import Callable
 
 from sidecar.clock import monotonic
@@ -42,7 +42,7 @@ class Deliveries:
 
     def __init__(self, tell: Tell) -> None:
         self.kill_switch = ""
-        self.courier: socket.socket | None = None
+        self.courier: _socket.socket | None = None
         self._tell = tell
         self._flights: dict[str, Flight] = {}
         self._count = 0

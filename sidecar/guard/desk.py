@@ -1,8 +1,8 @@
 """The desk as the guard sees it: a child to start, to listen to, to miss when it falls silent, and to start again."""
 
+import _socket
 import os
 import signal
-import socket
 from collections.abc import Sequence
 
 from sidecar.guard.children import program, spawn
@@ -23,7 +23,7 @@ class Desk:
     def __init__(self, arguments: Sequence[str]) -> None:
         self.starts = 0
         self.pid = 0
-        self.sock: socket.socket | None = None
+        self.sock: _socket.socket | None = None
         self.greeted = False
         self.ever_greeted = False
         self._arguments = list(arguments)

@@ -1,9 +1,9 @@
 """The guard: one loop that waits for nothing but its own clock and the kernel."""
 
+import _socket
 import os
 import select
 import signal
-import socket
 from collections.abc import Sequence
 
 from sidecar.clock import monotonic
@@ -39,7 +39,7 @@ class Guard:
         self._end_by = 0.0
         self._code = 0
         self._over = False
-        self._wake, self._waker = socket.socketpair()
+        self._wake, self._waker = _socket.socketpair()
 
     def run(self) -> int:
         """Guard until the end: of the user's program, by a signal, or of a desk that could never start."""
@@ -143,7 +143,7 @@ class Guard:
         self._code, self._end_by = code, monotonic() + END_SECONDS
         self._courier_wanted = False
         if self._desk.sock:
-            self._desk.sock.shutdown(socket.SHUT_WR)
+            self._desk.sock.shutdown(_socket.SHUT_WR)
         self._over = self._over or not self._desk.pid
 
     def _supervise(self, now: float) -> None:
@@ -154,7 +154,7 @@ class Guard:
             self._record.tell("desk_silent", "")
             self._desk.kill()
 
-    def _hear_desk(self, sock: socket.socket) -> bool:
+    def _hear_desk(self, sock: _socket.socket) -> bool:
         """Take in what has come, as much as there is time for. False if that was all."""
         for _ in range(MOST_MESSAGES_A_TURN):
             data = wire.receive(sock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import _socket
 from collections import deque
 
 from sidecar.clock import wall
@@ -48,7 +48,7 @@ class FlightRecord:
         self._events.append((self._last, data))
         return self._last
 
-    def flush(self, sock: socket.socket) -> bool:
+    def flush(self, sock: _socket.socket) -> bool:
         """Send what has not been sent. False if some is left because the other side has no room."""
         if self._sent == self._last:
             return True
