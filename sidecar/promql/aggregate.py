@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql import arithmetic
 from sidecar.promql.context import MAX_LABEL_LENGTH, Evaluation, Fading, project
-from sidecar.promql.functions import by_value, check_share
+from sidecar.promql.functions import by_value
 from sidecar.promql.notation import format_float, quote
+from sidecar.promql.remarks import remark_ratio, remark_share
 from sidecar.promql.tree import Aggregate
 from sidecar.promql.values import Point, Vector
+from sidecar.promql.xxhash64 import labels_hash
 
 _LARGEST = 2**63
+_LARGEST_HASH = float(2**64 - 1)
 _EVERYTHING = Labels()
 
 _REDUCERS: dict[str, Callable[[list[float]], float]] = {
@@ -26,18 +30,22 @@ _REDUCERS: dict[str, Callable[[list[float]], float]] = {
     "stddev": lambda values: math.sqrt(arithmetic.plain_variance(values)),
 }
 
-AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_values"))
+AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_values", "limitk", "limit_ratio"))
 
 
 def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float | str | None) -> Vector:
     """The vector that `expr` makes of `vector`; `parameter` is evaluated already."""
     if expr.op in ("topk", "bottomk"):
         return _outermost(expr, vector, _count(parameter))
+    if expr.op == "limitk":
+        return _first(expr, vector, _count(parameter))
+    if expr.op == "limit_ratio":
+        return _sampled(ev, expr, vector, float(parameter or 0.0))
     if expr.op == "count_values":
         return _count_values(ev, expr, vector, str(parameter))
     if expr.op == "quantile":
         share = float(parameter or 0.0)
-        check_share(ev, share, expr.parameter.position if expr.parameter else None)
+        remark_share(ev, share, expr.parameter.position if expr.parameter else None)
         return _reduced(expr, vector, lambda values: arithmetic.quantile(share, values))
     return _reduced(expr, vector, _REDUCERS[expr.op])
 
@@ -87,6 +95,28 @@ def _outermost(expr: Aggregate, vector: Vector, count: int) -> Vector:
         for points in _grouped(expr, vector).values()
         for point in by_value(points, descending=expr.op == "topk")[:count]
     ]
+
+
+def _first(expr: Aggregate, vector: Vector, count: int) -> Vector:
+    """The first elements of each group, as they come: any will do."""
+    return [point for points in _grouped(expr, vector).values() for point in points[:max(0, count)]]
+
+
+def _sampled(ev: Evaluation, expr: Aggregate, vector: Vector, ratio: float) -> Vector:
+    """The elements whose hash lies in the lowest `ratio` of all hashes; below zero, those that `1 + ratio` leaves."""
+    if ratio != ratio:
+        raise QueryError("Ratio value is NaN", position=expr.position)
+    remark_ratio(ev, ratio, expr.parameter.position if expr.parameter else None)
+    capped = max(-1.0, min(1.0, ratio))
+    if capped < 0:
+        return [point for point in vector if _hashed(point.labels) >= 1 + capped]
+    return [point for point in vector if capped and _hashed(point.labels) < capped]
+
+
+@lru_cache(maxsize=1024)
+def _hashed(labels: Labels) -> float:
+    """Where a label set stands among all, from 0 to 1."""
+    return labels_hash(labels) / _LARGEST_HASH
 
 
 def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Vector:

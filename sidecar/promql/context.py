@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
+from sidecar.promql.notes import Note as Note
 from sidecar.promql.tree import LOOKBACK_SECONDS
 from sidecar.promql.values import Point, Select, Vector
 
@@ -27,22 +28,6 @@ class Options:
     subquery_step_seconds: float = SUBQUERY_STEP_SECONDS
     max_samples: int = MAX_SAMPLES
     delayed_name_removal: bool = False
-
-
-class Note(NamedTuple):
-    """A remark on a query that ran. `position` is the offset of the node it is about, where that is known."""
-
-    severity: Literal["warning", "info"]
-    message: str
-    position: int | None
-
-    def render(self, text: str) -> str:
-        """The remark as Prometheus words it, with line and column in `text`, the query."""
-        shown = f"PromQL {self.severity}: {self.message}"
-        if self.position is None:
-            return shown
-        before = text[:self.position]
-        return f"{shown} ({before.count(chr(10)) + 1}:{self.position - before.rfind(chr(10))})"
 
 
 class Window(NamedTuple):

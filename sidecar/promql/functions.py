@@ -13,16 +13,16 @@ from typing import cast
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql import arithmetic, windows
-from sidecar.promql.buckets import bucket_quantiles
 from sidecar.promql.context import MAX_LABEL_LENGTH, Evaluation, Fading, Operand, Window
+from sidecar.promql.histograms import histogram_fraction, histogram_quantile, histogram_quantiles
 from sidecar.promql.regex import regex
+from sidecar.promql.remarks import remark_gauge, remark_share
 from sidecar.promql.tree import Call, MatrixSelector, VectorSelector, unwrap
 from sidecar.promql.values import Point, Vector
 
 Function = Callable[[Evaluation, Call, Sequence[Operand]], float | Vector]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_COUNTER_SUFFIXES = ("_total", "_sum", "_count", "_bucket")
 
 
 def _vector(operand: Operand) -> Vector:
@@ -51,31 +51,18 @@ def _windowed(fn: Callable[..., float | None], *, keeps_name: bool = False, coun
             if value is not None:
                 found.append(Point(window.labels if keeps_name else ev.nameless(window.labels), value))
                 if counter and ev.notes is not None:
-                    _note_gauge(ev, call, window.labels.metric)
+                    remark_gauge(ev, window.labels.metric, call.arguments[0].position)
         return found if keeps_name else ev.unique(found)
 
     return apply
 
 
-def _note_gauge(ev: Evaluation, call: Call, name: str) -> None:
-    if name and not name.endswith(_COUNTER_SUFFIXES):
-        ev.note("info", f'metric might not be a counter, name does not end in _total/_sum/_count/_bucket: "{name}"',
-                call.arguments[0].position)
-
-
 def _checked_quantile(apply: Function) -> Function:
     def checked(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> float | Vector:
-        check_share(ev, cast(float, arguments[0]), call.arguments[0].position)
+        remark_share(ev, cast(float, arguments[0]), call.arguments[0].position)
         return apply(ev, call, arguments)
 
     return checked
-
-
-def check_share(ev: Evaluation, share: float, position: int | None) -> None:
-    """Remark on a quantile that is not between 0 and 1."""
-    if not 0 <= share <= 1:
-        shown = "NaN" if share != share else f"{share:g}".replace("inf", "Inf")
-        ev.note("warning", f"quantile value should be between 0 and 1, got {shown}", position)
 
 
 def _smoothing(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> float | Vector:
@@ -242,12 +229,6 @@ def _with_label(labels: Labels, name: str, value: str) -> Labels:
     return Fading(merged) if type(labels) is Fading and name != METRIC_NAME else merged
 
 
-def _bucket_quantile(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> Vector:
-    share, vector = cast(tuple[float, Vector], arguments)
-    check_share(ev, share, call.arguments[0].position)
-    return ev.unique(bucket_quantiles(share, vector, ev.nameless))
-
-
 def _number(fn: Callable[..., float]) -> Function:
     return lambda ev, call, arguments: fn(ev, *arguments)
 
@@ -302,7 +283,9 @@ FUNCTIONS: dict[str, Function] = {
     "last_over_time": _windowed(windows.last_over_time, keeps_name=True),
     "quantile_over_time": _checked_quantile(_windowed(windows.quantile_over_time)),
     "double_exponential_smoothing": _smoothing,
-    "histogram_quantile": _bucket_quantile,
+    "histogram_fraction": histogram_fraction,
+    "histogram_quantile": histogram_quantile,
+    "histogram_quantiles": histogram_quantiles,
     "absent": _absent,
     "absent_over_time": _absent,
     "clamp": _clamp,
@@ -328,5 +311,5 @@ FUNCTIONS: dict[str, Function] = {
 EXPERIMENTAL = frozenset((
     "mad_over_time", "first_over_time", "ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time",
     "ts_of_min_over_time", "double_exponential_smoothing", "sort_by_label", "sort_by_label_desc",
-    "start", "end", "step", "range", "min_of", "max_of",
+    "start", "end", "step", "range", "min_of", "max_of", "histogram_quantiles",
 ))

@@ -25,6 +25,16 @@ def format_float(value: float) -> str:
     return text.removesuffix(".0")
 
 
+def format_general(value: float) -> str:
+    """The shortest digits that read back as `value`, with an exponent below -4 and from 6 on: Go's %g."""
+    if not math.isfinite(value) or value == 0:
+        return format_float(value)
+    exact = Decimal(repr(value)).normalize()
+    if -4 <= exact.adjusted() < 6:
+        return format_float(value)
+    return f"{exact.scaleb(-exact.adjusted())}e{exact.adjusted():+03d}"
+
+
 def format_duration(seconds: float) -> str:
     """`1h30m`, as Prometheus's model.Duration: years and weeks only where nothing remains, since 90d reads better."""
     left = round(abs(seconds) * 1000)

@@ -42,8 +42,7 @@ _CARDINALITIES: dict[str, Cardinality] = {
     "VectorMatchCardinality.OneToOne": "one-to-one", "VectorMatchCardinality.ManyToOne": "many-to-one",
     "VectorMatchCardinality.OneToMany": "one-to-many", "VectorMatchCardinality.ManyToMany": "many-to-many",
 }
-_NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar",
-           "histogram_fraction", "histogram_quantiles")
+_NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar")
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = ("@", "offset", "[", ":")
@@ -191,7 +190,7 @@ class _Conversion:
     def aggregate(self, node: Any) -> Expr:
         op = str(node.op)
         position = self._opened(op)
-        if op in _EXPERIMENTAL_AGGREGATIONS:
+        if op in _EXPERIMENTAL_AGGREGATIONS and not self._experimental:
             _refuse(f"{op}()", "it is experimental in Prometheus and may change there", position)
         parameter = self.convert(node.param) if node.param is not None else None
         expr = self.convert(node.expr)
