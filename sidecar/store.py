@@ -4,9 +4,10 @@ Rule 1: what thins and what goes is decided only here. Rules look back as far as
 gives way first when the budget is reached. Times are kept to the millisecond, as expressions see them.
 """
 
+import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.model import METRIC_NAME, STALE, Labels, Sample, is_stale
 from sidecar.promql.regex import predicate
@@ -26,6 +27,11 @@ SERIES_SHARE = 0.75
 """The part of the budget that series may take without their samples; beyond it new ones are refused."""
 SERIES_A_TURN = 1000
 
+INDEXED_FROM = 32
+"""A metric with fewer series than this is looked through one by one: no index pays there."""
+INDEXED_LABELS = 8
+"""So many labels of one metric are indexed at a time: whoever asks may name any."""
+
 _SHRINK_TO_SECONDS = (1800.0, 900.0, RAW_SECONDS, 60.0, 0.0)
 _COUNTERS = ("_total", "_count", "_sum", "_bucket")
 
@@ -33,10 +39,11 @@ _COUNTERS = ("_total", "_count", "_sum", "_bucket")
 class _Kept:
     """The samples of one series in ascending time. The first `thinned` of them have been thinned already.
 
-    Lives from its first sample until it is stale and past its retention.
+    `fell_at` and `broke_at` are when a value was last below the one before it, and last not a number: a window that
+    begins later needs no look at each value. Lives from its first sample until it is stale and past its retention.
     """
 
-    __slots__ = ("counter", "labels", "thinned", "times", "values")
+    __slots__ = ("broke_at", "counter", "fell_at", "labels", "thinned", "times", "values")
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
@@ -44,6 +51,7 @@ class _Kept:
         self.values = array("d")
         self.thinned = 0
         self.counter = labels.metric.endswith(_COUNTERS)
+        self.fell_at = self.broke_at = -math.inf
 
     def ended(self) -> bool:
         return is_stale(self.values[-1])
@@ -89,41 +97,95 @@ def _breaks(before: float, after: float, counter: bool) -> bool:
     return (counter and after < before) or is_stale(before) or is_stale(after)
 
 
+class _Family:
+    """The series of one metric. Lives as long as it has any.
+
+    Those with a value of a label are found through an index of that label, made when it is first asked for and given
+    up when series come or go: a rule that asks for one target at a time would look at all of them each time.
+    """
+
+    __slots__ = ("_by_label", "series")
+
+    def __init__(self) -> None:
+        self.series: dict[Labels, _Kept] = {}
+        self._by_label: dict[str, dict[str, list[_Kept]]] = {}
+
+    def add(self, kept: _Kept) -> None:
+        self.series[kept.labels] = kept
+        self._by_label.clear()
+
+    def forget(self, labels: Labels) -> None:
+        del self.series[labels]
+        self._by_label.clear()
+
+    def matching(self, matchers: Sequence[Matcher]) -> list[_Kept]:
+        """The series whose labels pass all matchers, which are not about the metric's name."""
+        candidates: Collection[_Kept] = self.series.values()
+        found_by: Matcher | None = None
+        if len(candidates) >= INDEXED_FROM:
+            for matcher in matchers:
+                if matcher.op == "=" and matcher.value:
+                    fewer = self._indexed(matcher.name).get(matcher.value, [])
+                    if len(fewer) < len(candidates):
+                        candidates, found_by = fewer, matcher
+        tests = [(matcher.name, predicate(matcher)) for matcher in matchers if matcher is not found_by]
+        if not tests:
+            return list(candidates)
+        (name, test), *more = tests
+        found = [kept for kept in candidates if test(kept.labels.get(name, ""))]
+        for name, test in more:
+            found = [kept for kept in found if test(kept.labels.get(name, ""))]
+        return found
+
+    def _indexed(self, name: str) -> dict[str, list[_Kept]]:
+        """The series by their value of a label; those without it are left out."""
+        index = self._by_label.get(name)
+        if index is None:
+            if len(self._by_label) >= INDEXED_LABELS:
+                self._by_label.clear()
+            index = self._by_label[name] = {}
+            for kept in self.series.values():
+                if value := kept.labels.get(name):
+                    index.setdefault(value, []).append(kept)
+        return index
+
+
 class _Index:
     """Series by their labels and by their metric. Lives as long as its store."""
 
     def __init__(self) -> None:
         self.series: dict[Labels, _Kept] = {}
-        self._by_metric: dict[str, dict[Labels, _Kept]] = {}
+        self._families: dict[str, _Family] = {}
 
     def add(self, labels: Labels) -> _Kept:
         kept = _Kept(labels)
         self.series[labels] = kept
-        self._by_metric.setdefault(labels.metric, {})[labels] = kept
+        self._families.setdefault(labels.metric, _Family()).add(kept)
         return kept
 
     def forget(self, labels: Labels) -> None:
         del self.series[labels]
-        same = self._by_metric[labels.metric]
-        del same[labels]
-        if not same:
-            del self._by_metric[labels.metric]
+        family = self._families[labels.metric]
+        family.forget(labels)
+        if not family.series:
+            del self._families[labels.metric]
 
     def named(self, metric: str) -> Iterable[_Kept]:
         """The series of one metric."""
-        return self._by_metric.get(metric, {}).values()
+        family = self._families.get(metric)
+        return family.series.values() if family else ()
 
-    def matching(self, matchers: Sequence[Matcher]) -> Iterator[_Kept]:
+    def matching(self, matchers: Sequence[Matcher]) -> list[_Kept]:
         """The series whose labels pass all matchers."""
         on_name = [matcher for matcher in matchers if matcher.name == METRIC_NAME]
-        tests = [(matcher.name, predicate(matcher)) for matcher in matchers if matcher.name != METRIC_NAME]
+        others = [matcher for matcher in matchers if matcher.name != METRIC_NAME] if on_name else matchers
         fixed = next((matcher.value for matcher in on_name if matcher.op == "="), None)
-        for metric in self._by_metric if fixed is None else (fixed,):
-            if all(predicate(matcher)(metric) for matcher in on_name):
-                for kept in self.named(metric):
-                    labels = kept.labels
-                    if all(test(labels.get(name, "")) for name, test in tests):
-                        yield kept
+        found: list[_Kept] = []
+        for metric in self._families if fixed is None else (fixed,):
+            family = self._families.get(metric)
+            if family and (len(on_name) == (fixed is not None) or all(predicate(one)(metric) for one in on_name)):
+                found += family.matching(others)
+        return found
 
 
 class Store:
@@ -181,8 +243,13 @@ class Store:
             if times and at <= times[-1]:
                 self._dropped += 1
                 continue
+            values = kept.values
+            if value != value:
+                kept.broke_at = at
+            elif values and value < values[-1]:
+                kept.fell_at = at
             times.append(at)
-            kept.values.append(value)
+            values.append(value)
             taken += 1
         self._samples += taken
         if self.size_bytes > self.budget_bytes:
@@ -193,14 +260,34 @@ class Store:
         live = map(self._index.series.get, dict.fromkeys(labels))
         self.append([Sample(kept.labels, STALE, at) for kept in live if kept is not None and not kept.ended()])
 
-    def select(self, matchers: Sequence[Matcher], start: float, end: float) -> list[Series]:
-        """Every matching series that has samples in (start, end], with these, stale markers included."""
-        found = []
+    def select(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Series]:
+        """Every matching series that has samples in (start, end], with these, stale markers included.
+
+        Each is cut out when it is asked for; which ones match is decided at the first. Nothing between two of them
+        keeps the store from being written to.
+        """
         for kept in self._index.matching(matchers):
             times = kept.times
             low, high = bisect_right(times, start), bisect_right(times, end)
             if low < high:
-                found.append(Series(kept.labels, times[low:high], kept.values[low:high]))
+                whole = kept.broke_at < times[low]
+                yield Series(kept.labels, times[low:high], kept.values[low:high], whole,
+                             whole and kept.fell_at <= times[low])
+
+    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> list[Sample]:
+        """Of every matching series the newest sample in (start, end], unless that is a stale marker."""
+        found = []
+        for kept in self._index.matching(matchers):
+            times = kept.times
+            at = times[-1]
+            if at <= end:
+                value = kept.values[-1]
+            elif index := bisect_right(times, end):
+                at, value = times[index - 1], kept.values[index - 1]
+            else:
+                continue
+            if at > start and (value == value or not is_stale(value)):
+                found.append(Sample(kept.labels, value, at))
         return found
 
     def latest(self, metric: str, at: float) -> list[Sample]:

@@ -28,7 +28,7 @@ def selecting(*data: Series) -> Select:
 
     def select(matchers: Sequence[Matcher], start: float, end: float) -> list[Series]:
         found = []
-        for labels, times, values in data:
+        for labels, times, values, *_ in data:
             if all(predicate(m)(labels.get(m.name, "")) for m in matchers):
                 inside = [(at, value) for at, value in zip(times, values, strict=True) if start < at <= end]
                 found.append(Series(labels, [at for at, _ in inside], [value for _, value in inside]))

@@ -1,6 +1,7 @@
 """What an evaluation carries along: its data, its moment, its limits, and what it has to remark."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -9,29 +10,44 @@ from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql.notes import Note as Note
 from sidecar.promql.tree import LOOKBACK_SECONDS
-from sidecar.promql.values import Point, Select, Vector
+from sidecar.promql.values import Newest, Point, Select, Vector
 
 MAX_SAMPLES = 5_000_000
 MAX_LABEL_LENGTH = 65_536
 SUBQUERY_STEP_SECONDS = 60.0
+
+Clock = Callable[[], float]
+"""Seconds since an arbitrary moment, never going back."""
+
+
+def no_clock() -> float:
+    """A clock that stands still: with it, nothing takes any time."""
+    return 0.0
+
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How an engine is set. The defaults are Prometheus's own, but for the number of samples.
 
-    `max_samples` bounds what one evaluation may load and produce, all its steps together.
+    `max_samples` bounds what one evaluation may load and produce, all its steps together, and `max_seconds` how long it
+    may take on `clock`, its pauses included.
     `delayed_name_removal` drops metric names at the end of a query, not at each function (a feature flag there).
     """
 
     lookback_seconds: float = LOOKBACK_SECONDS
     subquery_step_seconds: float = SUBQUERY_STEP_SECONDS
     max_samples: int = MAX_SAMPLES
+    max_seconds: float = math.inf
+    clock: Clock = no_clock
     delayed_name_removal: bool = False
 
 
 class Window(NamedTuple):
-    """The samples of one series in the left-open range (start, end], stale markers left out. `at` is the evaluation."""
+    """The samples of one series in the left-open range (start, end], stale markers left out. `at` is the evaluation.
+
+    `whole` and `rising` as in Series.
+    """
 
     labels: Labels
     times: Sequence[float]
@@ -39,6 +55,8 @@ class Window(NamedTuple):
     start: float
     end: float
     at: float
+    whole: bool = False
+    rising: bool = False
 
 
 Operand = float | str | Vector | list[Window]
@@ -47,10 +65,33 @@ Operand = float | str | Vector | list[Window]
 
 @dataclass(slots=True)
 class Budget:
-    """Samples loaded and produced so far. Lives as long as one evaluation."""
+    """What an evaluation may still take: samples, and time until a moment of a clock. Lives as long as it.
+
+    `limit_seconds` is for what people are told.
+    """
 
     limit: int
     spent: int = 0
+    clock: Clock = no_clock
+    until: float = math.inf
+    limit_seconds: float = math.inf
+
+    @classmethod
+    def of(cls, options: Options) -> "Budget":
+        """The budget of an evaluation that begins now."""
+        return cls(options.max_samples, 0, options.clock, options.clock() + options.max_seconds, options.max_seconds)
+
+    def charge(self, samples: int) -> None:
+        """Count samples loaded or produced, and look at the clock. QueryError once either limit is passed."""
+        self.spent += samples
+        if self.spent > self.limit:
+            raise QueryError(f"the query needs more than {self.limit} samples ({self.spent} and not done): {_LESS}")
+        if self.clock() > self.until:
+            raise QueryError(f"the query took more than {self.limit_seconds:g} s ({self.spent} samples read and not "
+                             f"done): {_LESS}")
+
+
+_LESS = "narrow its matchers, shorten its range, lengthen its step, or record a part of it by a rule of its own"
 
 
 class Fading(Labels):
@@ -67,6 +108,7 @@ class Evaluation:
     """One moment of one evaluation. `start`, `end` and `step_seconds` are those of the whole query."""
 
     select: Select
+    newest: Newest
     at: float
     start: float
     end: float
@@ -81,10 +123,7 @@ class Evaluation:
 
     def charge(self, samples: int) -> None:
         """Count samples against the budget. QueryError once it is spent."""
-        self.budget.spent += samples
-        if self.budget.spent > self.budget.limit:
-            raise QueryError(f"the query needs more than {self.budget.limit} samples",
-                             help="narrow its matchers, shorten its range or lengthen its step")
+        self.budget.charge(samples)
 
     def note(self, severity: Literal["warning", "info"], message: str, position: int | None) -> None:
         """Remember a remark once, if anybody asked for them."""

@@ -2,21 +2,25 @@
 
 One small function for each kind of node. Times have a resolution of one millisecond, as in Prometheus: the moment
 given is rounded to it, so that a range ends exactly where a sample lies.
+
+An evaluation pauses after every node and every few series of a range, so that whoever drives it can let others run.
 """
 
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, cast
 
 from sidecar.errors import QueryError
-from sidecar.model import Labels, is_stale
+from sidecar.model import Labels, Sample, is_stale
 from sidecar.promql import binary
 from sidecar.promql.aggregate import aggregate
 from sidecar.promql.context import Budget, Evaluation, Note, Operand, Options, Window
 from sidecar.promql.functions import FUNCTIONS
+from sidecar.promql.steps import Steps, finish
 from sidecar.promql.tree import (
     Aggregate,
     At,
@@ -32,12 +36,14 @@ from sidecar.promql.tree import (
     VectorSelector,
     unwrap,
 )
-from sidecar.promql.values import Matcher, Matrix, Point, Select, Series, Value, Vector
+from sidecar.promql.values import Matcher, Matrix, Newest, Point, Select, Series, Value, Vector
 
 Query = Callable[[Expr, float], Value]
 """`query(expr, at)`: the value of an expression at a moment. How rules and pages reach their data."""
 
 MAX_STEPS = 11_000
+WINDOWS_A_PIECE = 8
+"""So many series of a range go through a function between two pauses."""
 _DEFAULTS = Options()
 
 
@@ -46,18 +52,36 @@ def instant(expr: Expr, select: Select, at: float, *, lookback_seconds: float | 
     """The value of `expr` at `at` (Unix seconds): number, string, vector, or for a range its raw samples.
 
     `lookback_seconds` goes before that of `options`. `notes`, when given, receives remarks. Raises QueryError for
-    what only the data shows: ambiguous matching, duplicate results, or more samples than `options.max_samples`.
+    what only the data shows: ambiguous matching, duplicate results, or more than `options` allow of samples or time.
     """
-    at = round(float(at), 3)
     if lookback_seconds is not None:
         options = replace(options, lookback_seconds=lookback_seconds)
-    ev = Evaluation(select, at, at, at, 0.0, options, Budget(options.max_samples), notes)
-    value = evaluate(expr, ev)
+    return finish(instant_steps(expr, select, at, options=options, notes=notes))
+
+
+def instant_steps(expr: Expr, select: Select, at: float, *, newest: Newest | None = None, options: Options = _DEFAULTS,
+                  budget: Budget | None = None, notes: list[Note] | None = None) -> Steps[Value]:
+    """`instant` in pieces. What is stored during a pause may be seen.
+
+    `newest` is a quicker way to what `select` gives an instant selector; `budget`, when given, goes before `options`.
+    """
+    at = round(float(at), 3)
+    ev = Evaluation(select, newest or _newest_of(select), at, at, at, 0.0, options, budget or Budget.of(options), notes)
+    value = yield from evaluate(expr, ev)
     if not isinstance(value, list):
         return value
     if value and isinstance(value[0], Window):
         return [Series(*window[:3]) for window in value if isinstance(window, Window)]
     return ev.finished(cast(Vector, value))
+
+
+def _newest_of(select: Select) -> Newest:
+    """What `newest` gives, made of what `select` gives."""
+    def newest(matchers: Sequence[Matcher], start: float, end: float) -> list[Sample]:
+        return [Sample(one.labels, one.values[-1], one.times[-1]) for one in select(matchers, start, end)
+                if one.times and not is_stale(one.values[-1])]
+
+    return newest
 
 
 def over_range(expr: Expr, select: Select, start: float, end: float, step_seconds: float, *,
@@ -66,17 +90,12 @@ def over_range(expr: Expr, select: Select, start: float, end: float, step_second
 
     Raises QueryError as `instant` does, for a string or a range, and for more than MAX_STEPS steps.
     """
-    steps = range_steps(expr, select, start, end, step_seconds, options=options, notes=notes)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as ended:
-            return cast(Matrix, ended.value)
+    return finish(range_steps(expr, select, start, end, step_seconds, options=options, notes=notes))
 
 
 def range_steps(expr: Expr, select: Select, start: float, end: float, step_seconds: float, *,
-                options: Options = _DEFAULTS, notes: list[Note] | None = None) -> Generator[None, None, Matrix]:
-    """`over_range` in pieces: pauses after each step, so that others may run, and returns the series at the end.
+                options: Options = _DEFAULTS, notes: list[Note] | None = None) -> Steps[Matrix]:
+    """`over_range` in pieces.
 
     Every selector is asked once, at the first step: what is stored during a pause is not seen. `max_samples` bounds
     what is held at a time: the samples loaded, the result so far, and what one step needs.
@@ -84,17 +103,18 @@ def range_steps(expr: Expr, select: Select, start: float, end: float, step_secon
     start, end, step_seconds = round(float(start), 3), round(float(end), 3), float(step_seconds)
     steps = _steps(start, end, step_seconds)
     found: dict[Labels, tuple[array[float], array[float]]] = {}
-    loaded = Budget(options.max_samples)
-    ev = Evaluation(_remembered(select, loaded), start, start, end, step_seconds, options, loaded, notes)
+    loaded = Budget.of(options)
+    memory = _Remembered(select, loaded)
+    ev = Evaluation(memory.select, memory.newest, start, start, end, step_seconds, options, loaded, notes)
     held = 0
     for at in steps:
         step = replace(ev, at=at, budget=replace(loaded, spent=loaded.spent + held))
-        for labels, number in step.finished(_as_vector(evaluate(expr, step))):
+        value = yield from evaluate(expr, step)
+        for labels, number in step.finished(_as_vector(value)):
             times, values = found.setdefault(labels, (array("d"), array("d")))
             times.append(at)
             values.append(number)
             held += 1
-        yield
     return [Series(labels, *found[labels]) for labels in sorted(found, key=lambda labels: tuple(labels.items()))]
 
 
@@ -115,37 +135,55 @@ def _as_vector(value: Operand) -> Vector:
     return cast(Vector, value)
 
 
-def _remembered(select: Select, budget: Budget) -> Select:
-    """`select` asked once for all samples of a selector, so that a hundred steps copy them only once."""
-    seen: dict[Sequence[Matcher], list[Series]] = {}
+class _Remembered:
+    """Asks `select` once for all samples of a selector, so that a hundred steps copy them only once.
 
-    def narrowed(matchers: Sequence[Matcher], start: float, end: float) -> list[Series]:
-        if matchers not in seen:
-            seen[matchers] = list(select(matchers, -math.inf, math.inf))
-            budget.spent += sum(len(series.times) for series in seen[matchers])
-            if budget.spent > budget.limit:
-                raise QueryError(f"the query needs more than {budget.limit} samples", help="narrow its matchers")
-        found = []
-        for labels, times, values in seen[matchers]:
+    Lives as long as one evaluation over a range.
+    """
+
+    def __init__(self, select: Select, budget: Budget) -> None:
+        self._select = select
+        self._budget = budget
+        self._seen: dict[Sequence[Matcher], list[Series]] = {}
+
+    def _all(self, matchers: Sequence[Matcher]) -> list[Series]:
+        if matchers not in self._seen:
+            self._seen[matchers] = []
+            for series in self._select(matchers, -math.inf, math.inf):
+                self._budget.charge(len(series.times))
+                self._seen[matchers].append(series)
+        return self._seen[matchers]
+
+    def select(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Series]:
+        """As `Select`."""
+        for labels, times, values, whole, rising in self._all(matchers):
             low, high = bisect_right(times, start), bisect_right(times, end)
             if low < high:
-                found.append(Series(labels, times[low:high], values[low:high]))
-        return found
+                yield Series(labels, times[low:high], values[low:high], whole, rising)
 
-    return narrowed
+    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Sample]:
+        """As `Newest`."""
+        for series in self._all(matchers):
+            index = bisect_right(series.times, end) - 1
+            if index >= 0 and series.times[index] > start and not is_stale(series.values[index]):
+                yield Sample(series.labels, series.values[index], series.times[index])
 
 
-def evaluate(expr: Expr, ev: Evaluation) -> Operand:
+def evaluate(expr: Expr, ev: Evaluation) -> Steps[Operand]:
     """The value of a node and everything below it."""
-    return _EVALUATORS[type(expr)](expr, ev)
+    value = yield from _EVALUATORS[type(expr)](expr, ev)
+    ev.charge(0)
+    yield
+    return value
 
 
-def _literal(expr: NumberLiteral | StringLiteral, ev: Evaluation) -> Operand:
+def _literal(expr: NumberLiteral | StringLiteral, ev: Evaluation) -> Steps[Operand]:
+    yield from ()
     return expr.value
 
 
-def _paren(expr: Paren, ev: Evaluation) -> Operand:
-    return evaluate(expr.expr, ev)
+def _paren(expr: Paren, ev: Evaluation) -> Steps[Operand]:
+    return (yield from evaluate(expr.expr, ev))
 
 
 def _moment(ev: Evaluation, at: At, offset_seconds: float) -> float:
@@ -154,58 +192,60 @@ def _moment(ev: Evaluation, at: At, offset_seconds: float) -> float:
     return round(base - offset_seconds, 3)
 
 
-def _latest(expr: VectorSelector, ev: Evaluation) -> list[tuple[Labels, float, float]]:
-    """Labels, value and time of the newest sample of each series that is neither too old nor marked stale."""
+def _newest(expr: VectorSelector, ev: Evaluation) -> list[Sample]:
+    """The newest sample of each series that is neither too old nor marked stale."""
     moment = _moment(ev, expr.at, expr.offset_seconds)
-    start = round(moment - ev.options.lookback_seconds, 3)
-    found = []
-    for labels, times, values in ev.select(expr.matchers, start, moment):
-        if times and not is_stale(values[-1]):
-            found.append((labels, values[-1], times[-1]))
+    found = list(ev.newest(expr.matchers, round(moment - ev.options.lookback_seconds, 3), moment))
     ev.charge(len(found))
     return found
 
 
-def _vector(expr: VectorSelector, ev: Evaluation) -> Vector:
-    return [Point(labels, value) for labels, value, _ in _latest(expr, ev)]
+def _vector(expr: VectorSelector, ev: Evaluation) -> Steps[Operand]:
+    yield from ()
+    return [Point(labels, value) for labels, value, _ in _newest(expr, ev)]
 
 
-def _matrix(expr: MatrixSelector, ev: Evaluation) -> list[Window]:
+def _matrix(expr: MatrixSelector, ev: Evaluation) -> Steps[Operand]:
+    yield from ()
+    return list(_windows(expr, ev))
+
+
+def _windows(expr: MatrixSelector, ev: Evaluation) -> Iterator[Window]:
+    """The series of a range, each cut out only when it is asked for."""
     selector = expr.selector
     end = _moment(ev, selector.at, selector.offset_seconds)
     start = round(end - expr.range_seconds, 3)
-    found = []
-    for labels, times, values in ev.select(selector.matchers, start, end):
-        if (total := sum(values)) != total:
+    for labels, times, values, whole, rising in ev.select(selector.matchers, start, end):
+        if not whole and not (whole := (total := sum(values)) == total):
             # Only a NaN, or both infinities, make a sum NaN: otherwise no stale marker is among the values.
             kept = [(time, value) for time, value in zip(times, values, strict=True) if not is_stale(value)]
             times, values = [time for time, _ in kept], [value for _, value in kept]
         if times:
             ev.charge(len(times))
-            found.append(Window(labels, times, values, start, end, ev.at))
-    return found
+            yield Window(labels, times, values, start, end, ev.at, whole, rising)
 
 
-def _subquery(expr: Subquery, ev: Evaluation) -> list[Window]:
+def _subquery(expr: Subquery, ev: Evaluation) -> Steps[Operand]:
     """The expression at every multiple of the step inside the left-open range, whatever the moment of the query is."""
     end = _moment(ev, expr.at, expr.offset_seconds)
     start = round(end - expr.range_seconds, 3)
     step_ms = round((expr.step_seconds or ev.options.subquery_step_seconds) * 1000)
     first, last = round(start * 1000) // step_ms + 1, round(end * 1000) // step_ms
     ev.charge(max(0, last - first + 1))
-    inner = replace(ev, select=_remembered(ev.select, ev.budget))
+    memory = _Remembered(ev.select, ev.budget)
+    inner = replace(ev, select=memory.select, newest=memory.newest)
     found: dict[Labels, tuple[list[float], list[float]]] = {}
     for index in range(first, last + 1):
         at = index * step_ms / 1000
-        for labels, value in _as_vector(evaluate(expr.expr, inner.moved(at))):
+        for labels, value in _as_vector((yield from evaluate(expr.expr, inner.moved(at)))):
             times, values = found.setdefault(labels, ([], []))
             times.append(at)
             values.append(value)
     return [Window(labels, times, values, start, end, ev.at) for labels, (times, values) in found.items()]
 
 
-def _unary(expr: Unary, ev: Evaluation) -> Operand:
-    value = evaluate(expr.expr, ev)
+def _unary(expr: Unary, ev: Evaluation) -> Steps[Operand]:
+    value = yield from evaluate(expr.expr, ev)
     if isinstance(value, float):
         return -value if expr.op == "-" else value
     if expr.op == "+":
@@ -213,14 +253,39 @@ def _unary(expr: Unary, ev: Evaluation) -> Operand:
     return ev.unique([Point(ev.nameless(labels), -number) for labels, number in cast(Vector, value)])
 
 
-def _call(expr: Call, ev: Evaluation) -> Operand:
+def _call(expr: Call, ev: Evaluation) -> Steps[Operand]:
     if expr.function == "timestamp" and isinstance(selector := unwrap(expr.arguments[0]), VectorSelector):
-        return ev.unique([Point(ev.nameless(labels), time) for labels, _, time in _latest(selector, ev)])
-    return FUNCTIONS[expr.function](ev, expr, [evaluate(argument, ev) for argument in expr.arguments])
+        return ev.unique([Point(ev.nameless(labels), time) for labels, _, time in _newest(selector, ev)])
+    arguments: list[Operand] = []
+    ranges: Iterator[Window] | None = None
+    for argument in expr.arguments:
+        node = unwrap(argument)
+        if isinstance(node, MatrixSelector) and expr.function != "absent_over_time":
+            ranges = _windows(node, ev)
+            arguments.append([])
+        else:
+            arguments.append((yield from evaluate(argument, ev)))
+    if ranges is None:
+        return FUNCTIONS[expr.function](ev, expr, arguments)
+    return (yield from _over_time(expr, ev, arguments, ranges))
 
 
-def _binary(expr: Binary, ev: Evaluation) -> Operand:
-    left, right = evaluate(expr.left, ev), evaluate(expr.right, ev)
+def _over_time(expr: Call, ev: Evaluation, arguments: list[Operand], ranges: Iterator[Window]) -> Steps[Operand]:
+    """A function of a range, applied to a few series at a time; the empty list among the arguments is their place."""
+    place = arguments.index([])
+    found: Vector = []
+    while True:
+        piece = list(islice(ranges, WINDOWS_A_PIECE))
+        arguments[place] = piece
+        found += cast(Vector, FUNCTIONS[expr.function](ev, expr, arguments))
+        if len(piece) < WINDOWS_A_PIECE:
+            return ev.unique(found)
+        yield
+
+
+def _binary(expr: Binary, ev: Evaluation) -> Steps[Operand]:
+    left = yield from evaluate(expr.left, ev)
+    right = yield from evaluate(expr.right, ev)
     if isinstance(left, float):
         if isinstance(right, float):
             return binary.scalars(expr.op, left, right)
@@ -230,12 +295,12 @@ def _binary(expr: Binary, ev: Evaluation) -> Operand:
     return binary.vectors(ev, expr, cast(Vector, left), cast(Vector, right))
 
 
-def _aggregate(expr: Aggregate, ev: Evaluation) -> Operand:
-    parameter = None if expr.parameter is None else cast("float | str", evaluate(expr.parameter, ev))
-    return aggregate(ev, expr, cast(Vector, evaluate(expr.expr, ev)), parameter)
+def _aggregate(expr: Aggregate, ev: Evaluation) -> Steps[Operand]:
+    parameter = None if expr.parameter is None else cast("float | str", (yield from evaluate(expr.parameter, ev)))
+    return aggregate(ev, expr, cast(Vector, (yield from evaluate(expr.expr, ev))), parameter)
 
 
-_EVALUATORS: dict[type[Any], Callable[[Any, Evaluation], Operand]] = {
+_EVALUATORS: dict[type[Any], Callable[[Any, Evaluation], Steps[Operand]]] = {
     NumberLiteral: _literal,
     StringLiteral: _literal,
     VectorSelector: _vector,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from sidecar.model import Labels
+from sidecar.model import Labels, Sample
 
 
 class Matcher(NamedTuple):
@@ -15,15 +15,25 @@ class Matcher(NamedTuple):
 
 
 class Series(NamedTuple):
-    """Raw samples of one series in ascending time, stale markers included. Times are Unix seconds."""
+    """Raw samples of one series in ascending time, stale markers included. Times are Unix seconds.
+
+    Whoever made it may know that every value is a number (`whole`) and none below the one before it (`rising`): then
+    nobody has to look at each of them. False where that is not known.
+    """
 
     labels: Labels
     times: Sequence[float]
     values: Sequence[float]
+    whole: bool = False
+    rising: bool = False
 
 
 Select = Callable[[Sequence[Matcher], float, float], Iterable[Series]]
 """`select(matchers, start, end)`: every matching series with its samples in the left-open range (start, end]."""
+
+
+Newest = Callable[[Sequence[Matcher], float, float], Iterable[Sample]]
+"""`newest(matchers, start, end)`: of every matching series the newest sample in (start, end], no stale markers."""
 
 
 class Point(NamedTuple):
