@@ -1,25 +1,97 @@
-"""The JSON answers: Prometheus's envelope, and its shape of an alert (web/api/v1/api.go)."""
+"""The JSON answers: Prometheus's envelope and its shapes (web/api/v1/api.go)."""
 
+import asyncio
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sidecar.model import Alert
 from sidecar.notify.payload import rfc3339
+
+ErrorType = Literal["bad_data", "execution", "canceled", "timeout", "unavailable"]
+STATUS: dict[ErrorType, int] = {"bad_data": 400, "execution": 422, "canceled": 499, "timeout": 503, "unavailable": 503}
+JSON = "application/json"
+PIECE_BYTES = 64 * 1024
+SLOWEST_SECONDS = 10.0
+RETRY_SECONDS = 1
+
+
+Response = web.StreamResponse
+Handler = Callable[[web.Request], Awaitable[Response]]
+
+
+class ApiError(Exception):
+    """What an endpoint answers instead of data: `errorType` and `error` of the envelope, and so the status."""
+
+    def __init__(self, kind: ErrorType, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 def success(data: Any) -> web.Response:
     """`{"status":"success","data":…}`. Numbers that JSON does not know have to be strings or None by now."""
     text = json.dumps({"status": "success", "data": data}, allow_nan=False)
-    return web.Response(text=text, content_type="application/json")
+    return web.Response(text=text, content_type=JSON)
+
+
+
+
+def answering(handler: Handler) -> Handler:
+    """`handler`, whose ApiErrors become `{"status":"error","errorType":…,"error":…}` with the status that fits."""
+
+    async def answer(request: web.Request) -> Response:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            text = json.dumps({"status": "error", "errorType": error.kind, "error": str(error)})
+            headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)} if error.kind == "unavailable" else {}
+            return web.Response(status=STATUS[error.kind], text=text, content_type=JSON, headers=headers)
+
+    return answer
+
+
+async def send(request: web.Request, pieces: Iterable[str], breathe: Callable[[], Awaitable[None]]) -> Response:
+    """The answer that `pieces` make up, sent while it is made: however big it is, little of it is in memory.
+
+    A reader that does not take a piece for SLOWEST_SECONDS is cut off.
+    """
+    gathered: list[str] = []
+    size, begun = 0, None
+    for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size < PIECE_BYTES:
+            continue
+        if request.method == hdrs.METH_HEAD:
+            return web.Response(content_type=JSON)
+        if begun is None:
+            begun = web.StreamResponse(headers={hdrs.CONTENT_TYPE: f"{JSON}; charset=utf-8"})
+            await begun.prepare(request)
+        await _write(request, begun, "".join(gathered).encode())
+        gathered, size = [], 0
+        await breathe()
+    if begun is None:
+        return web.Response(text="".join(gathered), content_type=JSON)
+    await _write(request, begun, "".join(gathered).encode())
+    return begun
+
+
+async def _write(request: web.Request, response: Response, body: bytes) -> None:
+    try:
+        async with asyncio.timeout(SLOWEST_SECONDS):
+            await response.write(body)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer was not read") from None
 
 
 def alerts(given: Sequence[Alert]) -> dict[str, Any]:
     """The `data` of GET /api/v1/alerts: pending and firing alerts; resolved ones are not listed."""
-    return {"alerts": [_alert(alert) for alert in given if alert.state != "inactive"]}
+    return {"alerts": [alert_shape(alert) for alert in given if alert.state != "inactive"]}
 
 
 def actions(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -35,7 +107,8 @@ def exponent_form(value: float) -> str:
     return next(text for digits in range(17) if float(text := f"{value:.{digits}e}") == value)
 
 
-def _alert(alert: Alert) -> dict[str, Any]:
+def alert_shape(alert: Alert) -> dict[str, Any]:
+    """An alert as /api/v1/alerts and /api/v1/rules list it."""
     kept = {} if alert.keep_firing_since is None else {"keepFiringSince": rfc3339(alert.keep_firing_since)}
     return {
         "labels": dict(alert.labels),

@@ -6,13 +6,15 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
 
 from sidecar.errors import SidecarError
-from sidecar.web import api, page
+from sidecar.web import api, page, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.metrics import Exposition
+from sidecar.web.query import Queries
 from sidecar.web.view import View
 
 CONNECTIONS = 256
@@ -31,12 +33,19 @@ def build(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
     app[VIEW] = view
     app[EXPOSITION] = Exposition()
     app.on_response_prepare.append(add_headers)
+    queries = Queries(view)
+    instant, over_range = api.answering(queries.instant), api.answering(queries.over_range)
     app.add_routes([
         web.get("/", landing),
         web.get("/graph", landing),  # where the generatorURL of an alert points, as Prometheus's does
         web.get("/metrics", metrics),
         web.get(ALWAYS, healthy),
         web.get("/-/ready", ready),
+        web.get("/api/v1/query", instant),
+        web.post("/api/v1/query", instant),  # a form instead of a long URL: it changes nothing either
+        web.get("/api/v1/query_range", over_range),
+        web.post("/api/v1/query_range", over_range),
+        web.get("/api/v1/rules", api.answering(partial(rules.handle, view=view))),
         web.get("/api/v1/alerts", alerts),
         web.get("/api/v1/actions", actions),
     ])

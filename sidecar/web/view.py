@@ -1,10 +1,13 @@
 """What the web server shows: one frozen snapshot, replaced as a whole once per tick."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sidecar.model import Alert, Metric, Sample
+from sidecar.promql.context import Options
+from sidecar.promql.values import Select
+from sidecar.rules.group import Group
 
 
 class Family(NamedTuple):
@@ -40,8 +43,28 @@ class Snapshot:
     actions: Sequence[Mapping[str, Any]] = ()
 
 
-class View:
-    """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What queries are answered from. All of it is only read.
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    `now` is Unix time and `elapsed` a clock that never goes back, in seconds; awaiting `breathe` lets others run.
+    """
+
+    select: Select
+    groups: Sequence[Group]
+    now: Callable[[], float]
+    elapsed: Callable[[], float]
+    breathe: Callable[[], Awaitable[None]]
+    options: Options = field(default_factory=Options)
+    experimental: bool = False
+
+
+class View:
+    """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick.
+
+    `sources` are None until there is anything to ask.
+    """
+
+    def __init__(self, snapshot: Snapshot | None = None, sources: Sources | None = None) -> None:
         self.snapshot = snapshot or Snapshot()
+        self.sources = sources
