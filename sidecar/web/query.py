@@ -5,7 +5,7 @@ One query is evaluated at a time, in pieces that leave the event loop to the tic
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,11 +14,12 @@ from aiohttp import web
 
 from sidecar.errors import QueryError
 from sidecar.promql.context import Note, Options
-from sidecar.promql.evaluate import MAX_STEPS, instant, range_steps
+from sidecar.promql.evaluate import MAX_STEPS, instant_steps, range_steps
 from sidecar.promql.mistake import described
 from sidecar.promql.parse import parse
+from sidecar.promql.steps import Result, Steps
 from sidecar.promql.tree import Expr
-from sidecar.promql.values import Matrix, Value
+from sidecar.promql.values import Value
 from sidecar.web import result
 from sidecar.web.api import ApiError, send
 from sidecar.web.parameters import Parameters, duration, invalid, limit, moment, named_moment, parameters
@@ -29,7 +30,7 @@ MAX_SAMPLES = 1_000_000
 LONGEST_SECONDS = 10.0
 """How long a query may take, waiting for its turn included; `timeout` may only shorten it."""
 HOLD_SECONDS = 0.005
-"""After how long at the latest, once a step is done, others get the event loop."""
+"""After how long at the latest, where an evaluation can pause, others get the event loop."""
 WAITING = 32
 """How many queries may be there at a time; a dashboard asks for all its panels at once."""
 
@@ -60,10 +61,9 @@ class Queries:
         asked = _asked(given, sources, wanted)
         async with self._one_at_a_time(asked.until, sources):
             notes: list[Note] = []
-            try:
-                value = instant(asked.expr, sources.select, at, options=asked.options, notes=notes)
-            except QueryError as error:
-                raise ApiError("execution", _said(error)) from None
+            steps = instant_steps(asked.expr, sources.select, at, newest=sources.newest,
+                                  options=_until(asked, sources), notes=notes)
+            value = await _in_pieces(request, sources, steps, asked.until)
             kind = result.result_type(asked.expr, value)
             return await _answer(request, sources, kind, value, at, asked, notes)
 
@@ -77,8 +77,8 @@ class Queries:
             raise invalid("query", reason)
         async with self._one_at_a_time(asked.until, sources):
             notes: list[Note] = []
-            steps = range_steps(asked.expr, sources.select, start, end, step_seconds, options=asked.options,
-                                notes=notes)
+            steps = range_steps(asked.expr, sources.select, start, end, step_seconds,
+                                options=_until(asked, sources), notes=notes)
             matrix = await _in_pieces(request, sources, steps, asked.until)
             return await _answer(request, sources, "matrix", matrix, end, asked, notes)
 
@@ -153,22 +153,25 @@ def _range(given: Parameters) -> tuple[float, float, float]:
     return start, end, step_seconds
 
 
-async def _in_pieces(request: web.Request, sources: Sources, steps: Generator[None, None, Matrix],
-                     until: float) -> Matrix:
-    """Drive an evaluation to its end, giving way to others. Raises ApiError when its time is over."""
+def _until(asked: _Asked, sources: Sources) -> Options:
+    """The options, with the time that is left."""
+    return replace(asked.options, max_seconds=asked.until - sources.elapsed(), clock=sources.elapsed)
+
+
+async def _in_pieces(request: web.Request, sources: Sources, steps: Steps[Result], until: float) -> Result:
+    """Drive an evaluation to its end, giving way to others. Raises ApiError."""
     begun = sources.elapsed()
     while True:
         try:
             next(steps)
         except StopIteration as ended:
-            matrix: Matrix = ended.value
-            return matrix
+            value: Result = ended.value
+            return value
         except QueryError as error:
+            if sources.elapsed() > until:
+                raise ApiError("timeout", f"query timed out in expression evaluation: {_said(error)}") from None
             raise ApiError("execution", _said(error)) from None
-        now = sources.elapsed()
-        if now > until:
-            raise ApiError("timeout", "query timed out in expression evaluation")
-        if now - begun > HOLD_SECONDS:
+        if sources.elapsed() - begun > HOLD_SECONDS:
             await sources.breathe()
             if request.transport is None or request.transport.is_closing():
                 raise ApiError("canceled", "query was canceled in expression evaluation: nobody waits for it")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from sidecar.model import Alert, Metric, Sample
 from sidecar.promql.context import Options
-from sidecar.promql.values import Select
+from sidecar.promql.values import Newest, Select
 from sidecar.rules.group import Group
 
 
@@ -48,6 +48,7 @@ class Sources:
     """What queries are answered from. All of it is only read.
 
     `now` is Unix time and `elapsed` a clock that never goes back, in seconds; awaiting `breathe` lets others run.
+    `newest` is a quicker way to what `select` gives an instant selector.
     """
 
     select: Select
@@ -57,6 +58,7 @@ class Sources:
     breathe: Callable[[], Awaitable[None]]
     options: Options = field(default_factory=Options)
     experimental: bool = False
+    newest: Newest | None = None
 
 
 class View:
