@@ -210,18 +210,18 @@ def test_templates_see_the_original_labels_and_may_query():
 
 
 def test_alerts_are_series_too():
-    """ALERTS says the state, ALERTS_FOR_STATE since when; what ends or changes state is stale at once."""
+    """ALERTS says the state, ALERTS_FOR_STATE since which second; what ends or changes state is stale at once."""
     bench = Bench(alert(hold=2.0, labels={"alertstate": "mine"}))
-    bench.at(10.0, X(1.0, i="a"))
+    bench.at(10.9, X(1.0, i="a"))
     pending = Labels({"alertname": "A", "alertstate": "pending", "i": "a"})
-    assert bench.series("ALERTS", 10.0) == {pending: 1.0}
-    assert bench.series("ALERTS_FOR_STATE", 10.0) == {Labels({"alertname": "A", "alertstate": "mine", "i": "a"}): 10.0}
+    assert bench.series("ALERTS", 10.9) == {pending: 1.0}
+    assert bench.series("ALERTS_FOR_STATE", 10.9) == {Labels({"alertname": "A", "alertstate": "mine", "i": "a"}): 10.0}
 
-    bench.at(12.0, X(1.0, i="a"))
-    assert bench.series("ALERTS", 12.0) == {pending.merged({"alertstate": "firing"}): 1.0}
+    bench.at(12.9, X(1.0, i="a"))
+    assert bench.series("ALERTS", 12.9) == {pending.merged({"alertstate": "firing"}): 1.0}
 
-    bench.at(14.0, X(0.0, i="a"))
-    assert bench.series("{__name__=~'ALERTS.*'}", 14.0) == {}
+    bench.at(14.9, X(0.0, i="a"))
+    assert bench.series("{__name__=~'ALERTS.*'}", 14.9) == {}
 
 
 def test_a_recorded_series_that_vanishes_is_stale_at_once():

@@ -128,5 +128,6 @@ class AlertingRule(Rule):
 def _samples(alert: Alert, stamp: float) -> tuple[Sample, Sample]:
     return (
         Sample(alert.labels.merged({METRIC_NAME: "ALERTS", "alertstate": alert.state}), 1.0, stamp),
-        Sample(alert.labels.merged({METRIC_NAME: "ALERTS_FOR_STATE"}), alert.active_at, stamp),
+        # Whole seconds, as Prometheus writes them.
+        Sample(alert.labels.merged({METRIC_NAME: "ALERTS_FOR_STATE"}), float(int(alert.active_at)), stamp),
     )
