@@ -23,6 +23,7 @@ from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
+from sidecar.promql.tree import LOOKBACK_SECONDS
 from sidecar.promql.values import Matcher
 from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.group import Group
@@ -236,7 +237,8 @@ class Pipeline:
     def _gates(self, alerts: Sequence[Alert], now: float) -> Iterator[Gate]:
         """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
         firing = {alert.labels for alert in alerts if alert.state == "firing" and alert.condition}
-        used = {sample.labels["target"]: sample.value for sample in self._stages.store.latest(USED.name, now)}
+        used = {sample.labels["target"]: sample.value for sample in self._stages.store.newest(
+            [Matcher("__name__", "=", USED.name)], now - LOOKBACK_SECONDS, now)}
         for _, rule, gate in self._gated:
             try:
                 lines = gate.lines(self._stages.query, now)

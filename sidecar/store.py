@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.model import METRIC_NAME, STALE, Labels, Sample, is_stale
 from sidecar.promql.regex import predicate
-from sidecar.promql.tree import LOOKBACK_SECONDS
 from sidecar.promql.values import Matcher, Series
 
 RAW_SECONDS = 300.0
@@ -170,11 +169,6 @@ class _Index:
         if not family.series:
             del self._families[labels.metric]
 
-    def named(self, metric: str) -> Iterable[_Kept]:
-        """The series of one metric."""
-        family = self._families.get(metric)
-        return family.series.values() if family else ()
-
     def matching(self, matchers: Sequence[Matcher]) -> list[_Kept]:
         """The series whose labels pass all matchers."""
         on_name = [matcher for matcher in matchers if matcher.name == METRIC_NAME]
@@ -288,15 +282,6 @@ class Store:
                 continue
             if at > start and (value == value or not is_stale(value)):
                 found.append(Sample(kept.labels, value, at))
-        return found
-
-    def latest(self, metric: str, at: float) -> list[Sample]:
-        """What the instant selector `metric` sees at `at`: the newest sample of each series, at most 5 minutes old."""
-        found = []
-        for kept in self._index.named(metric):
-            index = bisect_right(kept.times, at) - 1
-            if index >= 0 and kept.times[index] > at - LOOKBACK_SECONDS and not is_stale(kept.values[index]):
-                found.append(Sample(kept.labels, kept.values[index], kept.times[index]))
         return found
 
     def keep(self, needs: Mapping[str, float]) -> None:

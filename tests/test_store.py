@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.model import STALE, Labels, Sample, is_stale
-from sidecar.promql.evaluate import instant
+from sidecar.promql.evaluate import instant, instant_steps
 from sidecar.promql.parse import parse
+from sidecar.promql.steps import finish
 from sidecar.promql.values import Matcher, Vector
 from sidecar.store import SERIES_BYTES, Store
 
@@ -76,16 +77,23 @@ def test_late_and_repeated_samples_are_counted_and_dropped() -> None:
     assert (store.dropped, store.series_count) == (3, 2)
 
 
-def test_latest_is_what_an_instant_selector_sees() -> None:
+def newest(store: Store, at: float, metric: str = USED.metric) -> list[Sample]:
+    """What an instant selector is given."""
+    return store.newest([Matcher("__name__", "=", metric)], at - 300, at)
+
+
+def test_the_newest_is_what_an_instant_selector_sees() -> None:
     """The newest sample of each series, unless it is five minutes old or the series has ended."""
     store = filled(USED, [1.0, 2.0])
     other = labels(USED.metric, target="other")
     store.append([Sample(other, 7.0, NOW)])
     store.mark_stale([other, labels("unknown"), other], NOW + 1)
-    assert store.latest(USED.metric, NOW + 0.5) == [Sample(USED, 1.0, NOW), Sample(other, 7.0, NOW)]
-    assert store.latest(USED.metric, NOW + 5) == [Sample(USED, 2.0, NOW + 1)]
-    assert store.latest(USED.metric, NOW + 301) == []
-    assert instant(parse(USED.metric), store.select, NOW + 5) == [(USED, 2.0)]
+    assert newest(store, NOW + 0.5) == [Sample(USED, 1.0, NOW), Sample(other, 7.0, NOW)]
+    assert newest(store, NOW + 5) == [Sample(USED, 2.0, NOW + 1)]
+    assert newest(store, NOW + 301) == []
+    expr = parse(USED.metric)
+    for at in (NOW + 0.5, NOW + 5, NOW + 301):
+        assert finish(instant_steps(expr, store.select, at, newest=store.newest)) == instant(expr, store.select, at)
     assert store.dropped == 0
 
 
@@ -177,7 +185,7 @@ def test_read_series_shrink_when_nothing_else_is_left() -> None:
     for index in range(1000):
         store.append([Sample(each, float(index), NOW + index) for each in all_series])
         assert store.size_bytes <= 100_000
-    assert {sample.value for sample in store.latest("rag_x", NOW + 999)} == {999.0}
+    assert {sample.value for sample in newest(store, NOW + 999, "rag_x")} == {999.0}
     assert store.series_count == 50
 
 

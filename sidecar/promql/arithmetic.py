@@ -6,6 +6,8 @@ quantiles and regressions follow promql/functions.go and promql/quantile.go.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from operator import mul
 
 
 def divide(left: float, right: float) -> float:
@@ -80,9 +82,12 @@ def _finite_sum(values: Sequence[float]) -> tuple[float, float]:
 
 def compensated_sum(values: Sequence[float]) -> float:
     """The sum of `values` with the digits that plain addition would lose."""
-    result, compensation = _finite_sum(values)
+    try:
+        result = math.fsum(values)
+    except (OverflowError, ValueError):  # too large on the way, or both infinities: the steps below know what comes
+        result = math.nan
     if math.isfinite(result):
-        return result + compensation
+        return result
     result = compensation = 0.0
     for value in values:
         result, compensation = add(value, result, compensation)
@@ -155,11 +160,21 @@ def quantile(share: float, values: Iterable[float]) -> float:
 def regression(times: Sequence[float], values: Sequence[float], origin: float) -> tuple[float, float]:
     """Slope per second and value at `origin` of the least-squares line through at least two samples."""
     first = values[0]
-    if all(value == first for value in values):
+    if first == first and values.count(first) == len(values):
         return (math.nan, math.nan) if math.isinf(first) else (0.0, first)
-    xs = [round((time - origin) * 1000) / 1000 for time in times]
-    count = float(len(values))
-    x_sum, y_sum = compensated_sum(xs), compensated_sum(values)
-    covariance = compensated_sum([x * y for x, y in zip(xs, values, strict=True)]) - x_sum * y_sum / count
-    slope = divide(covariance, compensated_sum([x * x for x in xs]) - x_sum * x_sum / count)
+    xs, x_sum, x_variance = _abscissas(tuple(times), origin)
+    count, y_sum = float(len(values)), compensated_sum(values)
+    covariance = compensated_sum(list(map(mul, xs, values))) - x_sum * y_sum / count
+    slope = divide(covariance, x_variance)
     return slope, y_sum / count - slope * x_sum / count
+
+
+@lru_cache(maxsize=4)
+def _abscissas(times: tuple[float, ...], origin: float) -> tuple[list[float], float, float]:
+    """Seconds since `origin`, their sum, and the sum of their squared distances from their mean.
+
+    Remembered for the next series, which was in most cases read at the same moments.
+    """
+    xs = [round((time - origin) * 1000) / 1000 for time in times]
+    x_sum = compensated_sum(xs)
+    return xs, x_sum, compensated_sum([x * x for x in xs]) - x_sum * x_sum / len(xs)

@@ -21,7 +21,7 @@ def _extrapolated(window: Window, *, counter: bool, rate: bool) -> float | None:
     if gaps < 1:
         return None
     change = values[-1] - values[0]
-    if counter:
+    if counter and not window.rising:
         change += sum(before for before, after in pairwise(values) if after < before)
     to_start = _seconds(times[0], window.start)
     to_end = _seconds(window.end, times[-1])
@@ -116,11 +116,15 @@ def count_over_time(window: Window) -> float:
 
 def max_over_time(window: Window) -> float:
     """Largest value; NaN only where there is nothing else."""
+    if window.whole:
+        return max(window.values)
     return max((value for value in window.values if value == value), default=math.nan)
 
 
 def min_over_time(window: Window) -> float:
     """Smallest value; NaN only where there is nothing else."""
+    if window.whole:
+        return min(window.values)
     return min((value for value in window.values if value == value), default=math.nan)
 
 
