@@ -323,7 +323,8 @@ def test_a_restart_loses_no_alert():
     after = Bench(alert(hold=5.0, labels={"severity": "page"}), alert("x > 100", labels={"severity": "info"}),
                   store=before.store)
 
-    after.group.restore(before.group.alerts())
+    (key, _), = before.group.keyed
+    after.group.restore([(key, one) for one in before.group.alerts()], 6.0, {})
 
     (found,) = after.at(8.0, X(1.0))
     assert (found.state, found.active_at, found.fired_at) == ("firing", 0.0, 5.0)

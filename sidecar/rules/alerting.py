@@ -12,6 +12,7 @@ from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample
 from sidecar.promql.evaluate import Query
 from sidecar.promql.values import Point
+from sidecar.rules.restart import Unseen, left_as_it_is
 from sidecar.rules.rule import Rule, Terms, as_vector
 from sidecar.rules.spec import AlertingSpec
 from sidecar.rules.template import Template
@@ -38,6 +39,7 @@ class AlertingRule(Rule):
         self._labels = {name: Template(text, spec.name) for name, text in spec.labels.items()}
         self._annotations = {name: Template(text, spec.name) for name, text in spec.annotations.items()}
         self._alerts: dict[Labels, Alert] = {}
+        self._unseen: Unseen | None = None
 
     @property
     def state(self) -> AlertState | Literal["unknown"]:
@@ -50,8 +52,17 @@ class AlertingRule(Rule):
         """Pending, firing, and resolved ones of the last 15 minutes (state `inactive`)."""
         return list(self._alerts.values())
 
-    def adopt(self, alerts: Iterable[Alert]) -> None:
-        """Go on with alerts from before a reload or a restart; those that cannot be this rule's are passed over."""
+    @property
+    def unseen(self) -> Unseen | None:
+        """Which alerts wait to be seen again after a restart, if any."""
+        return self._unseen
+
+    def adopt(self, alerts: Iterable[Alert], unseen: Unseen | None = None) -> None:
+        """Go on with alerts from before a reload or a restart; those that cannot be this rule's are passed over.
+
+        Those that are `unseen` stay as they are while their absence says nothing.
+        """
+        self._unseen = unseen
         fixed = [(name, text) for name, text in self.spec.labels.items() if "{{" not in text]
         self._alerts = {alert.labels: alert for alert in alerts if alert.name == self.name
                         and all(alert.labels.get(name, "") == text for name, text in fixed)}
@@ -72,13 +83,14 @@ class AlertingRule(Rule):
             found[labels] = point
         moved = [self._present(labels, point, at, query) for labels, point in found.items()]
         moved += [kept for labels, alert in self._alerts.items()
-                  if labels not in found and (kept := self._absent(alert, at)) is not None]
+                  if labels not in found and (kept := self._absent(alert, at, query)) is not None]
         alerts = [self._held(alert, at) for alert in moved]
         active = [alert for alert in alerts if alert.state != "inactive"]
         if self.terms.limit and len(active) > self.terms.limit:
             self._alerts = {}
             raise QueryError(f"exceeded limit of {self.terms.limit} with {len(active)} alerts")
         self._alerts = {alert.labels: alert for alert in alerts}
+        self._unseen = self._unseen and self._unseen.less(found, at)
         return [sample for alert in active for sample in _samples(alert, stamp)]
 
     def final_labels(self, point: Point, at: float, query: Query) -> Labels:
@@ -100,8 +112,10 @@ class AlertingRule(Rule):
         return replace(known, annotations=annotations, condition=True, value=point.value, keep_firing_since=None,
                        last_evaluation=at, interval_seconds=self.terms.interval_seconds, expr=self._expr)
 
-    def _absent(self, alert: Alert, at: float) -> Alert | None:
+    def _absent(self, alert: Alert, at: float, query: Query) -> Alert | None:
         """An alert whose element is gone: steadied by `keep_firing_for`, resolved, kept for a while, or forgotten."""
+        if self._unseen and self._unseen.holds(alert, at, query):
+            return left_as_it_is(alert, at)
         if alert.state == "pending":
             return None
         if alert.state == "inactive":

@@ -4,16 +4,22 @@ Semantics: Prometheus 3 (rules/group.go). The moment of an evaluation is its slo
 interval apart, shifted by a hash of the group's name, so that many groups do not all run at once.
 """
 
+import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sidecar.model import STALE, Alert, Labels, Sample
 from sidecar.promql.evaluate import Query
-from sidecar.rules.alerting import AlertingRule
+from sidecar.rules.alerting import RESOLVED_RETENTION_SECONDS, AlertingRule
 from sidecar.rules.recording import RecordingRule
+from sidecar.rules.restart import history, unseen
 from sidecar.rules.rule import Rule, Terms
 from sidecar.rules.spec import AlertingSpec, GroupSpec, RuleSpec
 from sidecar.rules.template import Surroundings
+
+RuleKey = tuple[str, str, str]
+"""What an alerting rule is known by: its file, its group, and its name and labels with its number among equals."""
 
 Append = Callable[[Iterable[Sample]], object]
 """Where the samples of one rule go before the next rule is evaluated: the store's `append`."""
@@ -36,6 +42,7 @@ class Group:
         terms = Terms(self.interval_seconds, spec.limit, spec.query_offset_seconds,
                       Surroundings(dict(external_labels), external_url))
         self.rules: tuple[Rule, ...] = tuple(_rule(one, terms) for one in spec.rules)
+        self.keyed = tuple(_keyed(self.file, self.name, self.alerting_rules))
         self.evaluations = 0
         self.failures = 0
         self.iterations = 0
@@ -103,11 +110,18 @@ class Group:
         """Every alert of every rule: pending, firing, and resolved ones of the last 15 minutes."""
         return [alert for rule in self.alerting_rules for alert in rule.alerts()]
 
-    def restore(self, alerts: Iterable[Alert]) -> None:
-        """Go on with alerts journalled before a restart, whatever their `for`: `startsAt` and holds survive."""
-        known = tuple(alerts)
-        for rule in self.alerting_rules:
-            rule.adopt(known)
+    def restore(self, alerts: Iterable[tuple[RuleKey, Alert]], now: float, recorded: Mapping[str, float]) -> None:
+        """Go on at `now` with alerts from before a restart, whatever their `for`: `startsAt` and holds survive.
+
+        Rules are matched by file, group, name and labels, in order. `recorded` is what `restart.recorded_history` says.
+        """
+        known = [(key, alert) for key, alert in alerts
+                 if alert.resolved_at is None or now - alert.resolved_at <= RESOLVED_RETENTION_SECONDS]
+        for key, rule in self.keyed:
+            own = [alert for other, alert in known if other == key]
+            seconds = history(rule.spec.expr, recorded) + self.spec.query_offset_seconds
+            # One interval more: the first samples come with the first look, not with the start.
+            rule.adopt(own, unseen(own, rule.spec.expr, now, seconds and seconds + self.interval_seconds))
 
     def copy_state(self, old: "Group") -> None:
         """Go on from where `old`, this group before a reload, stopped.
@@ -134,6 +148,15 @@ def _rule(spec: RuleSpec, terms: Terms) -> Rule:
     return AlertingRule(spec, terms) if isinstance(spec, AlertingSpec) else RecordingRule(spec, terms)
 
 
+def _keyed(file: str, group: str, rules: Iterable[AlertingRule]) -> Iterator[tuple[RuleKey, AlertingRule]]:
+    """The rules, each with what it is known by in another life of the sidecar; the text of labels, not their values."""
+    seen: Counter[str] = Counter()
+    for rule in rules:
+        name = f"{rule.name}{json.dumps(dict(sorted(rule.spec.labels.items())))}"
+        seen[name] += 1
+        yield (file, group, f"{name}#{seen[name]}"), rule
+
+
 def _identity(rule: Rule) -> object:
     return type(rule), rule.name, tuple(sorted(rule.spec.labels.items()))
 
@@ -143,4 +166,4 @@ def _take_over(rule: Rule, old: Rule) -> None:
     rule.last_duration_seconds = old.last_duration_seconds
     rule.health, rule.last_error = old.health, old.last_error
     if isinstance(rule, AlertingRule) and isinstance(old, AlertingRule):
-        rule.adopt(old.alerts())
+        rule.adopt(old.alerts(), old.unseen)
