@@ -98,6 +98,9 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     other.add_argument(flags["mode"], dest="mode", metavar="MODE", help="observe, dry_run or enforce")
     other.add_argument(flags["alertmanagers"], dest="alertmanagers", metavar="URL", action="append", default=[],
                        help="an Alertmanager to tell; may be given several times")
+    other.add_argument(flags["features"], dest="features", metavar="NAME", action="append", default=[],
+                       help="promql-experimental-functions or promql-delayed-name-removal, as in Prometheus; several "
+                       "with commas or by repeating it")
     other.add_argument(flags["web_listen"], dest="web_listen", metavar="ADDRESS", help="default 127.0.0.1:11611")
     other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")
     other.add_argument(flags["log_level"], dest="log_level", metavar="LEVEL", help="debug, info, warning or error")

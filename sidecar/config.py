@@ -105,6 +105,7 @@ def _settings(document: Document, flags: Mapping[str, Any], storage: Path) -> Se
         targets=(),
         rules=None,
         evaluation_interval_seconds=document.evaluation_interval_seconds,
+        features=flags.get("features", tuple(dict.fromkeys(document.features))),
         external_labels=document.external_labels,
         job=document.job,
         instance=document.instance or str(web.listen),

@@ -20,6 +20,7 @@ from sidecar.config_values import (
     wish,
 )
 from sidecar.discovery.match import ByCmdline, ByPid, ByUrl
+from sidecar.promql.features import read_features
 from sidecar.thresholds import AskedBasis, Size
 
 Note = Callable[[str, str], None]
@@ -45,16 +46,17 @@ class Overrides:
     storage_path: str | None = None
     mode: str | None = None
     alertmanagers: Sequence[str] = ()
+    features: Sequence[str] = ()
     log_level: str | None = None
     log_format: str | None = None
 
 
 class Flag(NamedTuple):
-    """One flag: its spelling, the key of the file that it sets, how one value of it is read."""
+    """One flag: its spelling, the key of the file that it sets, how it is read: its text, or all its texts."""
 
     flag: str
     key: str
-    read: Callable[[str], Any]
+    read: Callable[[Any], Any]
 
 
 def _wish(text: str) -> Any:
@@ -79,7 +81,9 @@ FLAGS: Mapping[str, Flag] = {
     "web_listen": Flag("--web.listen-address", "web.listen", address),
     "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
     "mode": Flag("--mode", "actions.mode", _one_of(Mode)),
-    "alertmanagers": Flag("--alertmanager.url", "alertmanagers", base_url),
+    "alertmanagers": Flag("--alertmanager.url", "alertmanagers",
+                          lambda texts: tuple(dict.fromkeys(map(base_url, texts)))),
+    "features": Flag("--enable-feature", "features", read_features),
     "log_level": Flag("--log.level", "log.level", _one_of(LogLevel)),
     "log_format": Flag("--log.format", "log.format", _one_of(LogFormat)),
 }
@@ -92,10 +96,10 @@ def said(overrides: Overrides, note: Note) -> dict[str, Any]:
     for name, flag in FLAGS.items():
         given = getattr(overrides, name)
         try:
-            if name == "alertmanagers" and given:
-                found[name] = tuple(dict.fromkeys(flag.read(url) for url in given))
-            elif name != "alertmanagers" and given is not None:
+            if isinstance(given, int | str):
                 found[name] = flag.read(str(given))
+            elif given:
+                found[name] = flag.read(given)
         except ValueError as error:
             note(flag.flag, str(error))
     return found

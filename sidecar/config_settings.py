@@ -16,6 +16,7 @@ from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
 from sidecar.probes.endpoint_figures import MOST_CHARACTERS, OTHER, STATES, Endpoint, Selector
+from sidecar.promql.features import Feature
 from sidecar.thresholds import Wanted
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -241,6 +242,7 @@ class Document:
     targets: tuple[Target, ...] = ()
     rules: tuple[str, ...] | None = None
     evaluation_interval_seconds: float = 1.0
+    features: tuple[Feature, ...] = ()
     external_labels: Mapping[str, str] = field(default_factory=dict)
     job: str = "rag-sidecar"
     instance: str | None = None
@@ -261,6 +263,7 @@ class Settings:
     targets: tuple[Target, ...]
     rules: tuple[Path, ...] | None
     evaluation_interval_seconds: float
+    features: tuple[Feature, ...]
     external_labels: Mapping[str, str]
     job: str
     instance: str

@@ -130,18 +130,21 @@ def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -
     assert lines(both) == (440, 550, 600)
     settings = load(file, {**ENV, "MEMORY_THRESHOLD_MB": "550", "MEMORY_CRITICAL_THRESHOLD_MB": "700"}, Overrides(
         pid=9, memory_critical="1GiB", memory_basis="rss", web_listen=":2", storage_path="/s", mode="dry_run",
-        alertmanagers=["http://line:9093"], log_level="debug", log_format="json"))
+        alertmanagers=["http://line:9093"], log_level="debug", log_format="json",
+        features=["promql-delayed-name-removal,promql-experimental-functions", "promql-delayed-name-removal"]))
     assert lines(settings) == (440, 550, 1024)
     assert settings.alertmanagers == ("http://line:9093",)
+    assert settings.features == ("promql-delayed-name-removal", "promql-experimental-functions")
     assert (settings.actions.mode, settings.log.level, settings.log.format) == ("dry_run", "debug", "json")
     told_by = settings.origins
     assert {key: told_by[key] for key in (
         "targets[0].name", "targets[0].match", "targets[0].memory.main", "targets[0].memory.critical",
-        "targets[0].memory.basis", "web.listen", "storage.path", "actions.mode", "alertmanagers", "log.level")} == {
+        "targets[0].memory.basis", "web.listen", "storage.path", "actions.mode", "alertmanagers", "features",
+        "log.level")} == {
         "targets[0].name": f"{file}:3", "targets[0].match": "--pid", "targets[0].memory.main": "MEMORY_THRESHOLD_MB",
         "targets[0].memory.critical": "--memory.critical", "targets[0].memory.basis": "--memory.basis",
         "web.listen": "--web.listen-address", "storage.path": "--storage.path", "actions.mode": "--mode",
-        "alertmanagers": "--alertmanager.url", "log.level": "--log.level"}
+        "alertmanagers": "--alertmanager.url", "features": "--enable-feature", "log.level": "--log.level"}
     assert re.search(r"targets\[0\]\.memory\.main +550MiB +MEMORY_THRESHOLD_MB\n", describe(settings))
 
 
@@ -157,12 +160,13 @@ def test_mistakes_everywhere_come_together(tmp_path: Path) -> None:
     file = written(tmp_path, "tragets: []\n")
     found = told(file, {"MEMORY_THRESHOLD_MB": "1GB", "MEMORY_CRITICAL_THRESHOLD_MB": "-1"},
                  Overrides(pid="x", match="(", web_listen="here", mode="force", log_level="all", memory_main="1000",
-                           alertmanagers=["h:9093"]))
+                           alertmanagers=["h:9093"], features=["promql-delayed-name-removal, native-histograms"]))
+    assert "'native-histograms' is no feature; known here: promql-experimental-functions, promql-delayed-" in found
     assert [line.split(": ")[:2] for line in found.splitlines()] == [
         [f"{file}:1:1", "unknown key 'tragets', did you mean targets?"],
         ["environment", "MEMORY_THRESHOLD_MB"], ["environment", "MEMORY_CRITICAL_THRESHOLD_MB"],
         *(["command line", flag] for flag in ("--pid", "--match", "--memory.main", "--web.listen-address", "--mode",
-                                              "--alertmanager.url", "--log.level"))]
+                                              "--alertmanager.url", "--enable-feature", "--log.level"))]
 
 
 @pytest.mark.parametrize(("text", "overrides", "message"), [
