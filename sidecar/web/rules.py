@@ -148,9 +148,6 @@ def _page_size(text: str) -> int:
 
 def _matchers(text: str) -> Sequence[Matcher]:
     try:
-        matchers = parse_matchers(text)
+        return parse_matchers(text)
     except QueryError as error:
         raise ApiError("bad_data", described(text, error)) from None
-    if all(predicate(matcher)("") for matcher in matchers):
-        raise ApiError("bad_data", "match[] must contain at least one non-empty matcher")
-    return matchers
