@@ -7,8 +7,10 @@ import pytest
 from sidecar.model import Labels, Sample
 from sidecar.promql.evaluate import instant
 from sidecar.promql.parse import parse
+from sidecar.promql.steps import finish
 from sidecar.rules.group import Group
 from sidecar.rules.load import load, shipped
+from sidecar.rules.source import Plain
 from sidecar.rules.spec import AlertingSpec, GroupSpec
 from sidecar.rules.standing import Line, standing
 from sidecar.store import Store
@@ -62,7 +64,7 @@ def test_a_line_has_the_labels_of_the_alert_that_would_come(query, expr):
     lines = standing(judged).lines(query, 10.0)
     used = {"a": 50.0, "b": 195.0}
 
-    judged.run(10.0, query)
+    finish(judged.run(10.0, Plain(query)))
 
     crossed = [line.labels for line in lines if "instance" in line.labels
                and used[line.labels["instance"]] > line.line_bytes]

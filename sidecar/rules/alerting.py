@@ -4,21 +4,28 @@ Semantics: Prometheus 3 (rules/alerting.go). An alert's identity is its final se
 value that an evaluation replaces, so what was handed out never changes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
 from sidecar.errors import QueryError
-from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample
+from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample, series
 from sidecar.promql.evaluate import Query
-from sidecar.promql.values import Point
+from sidecar.promql.steps import Steps
+from sidecar.promql.values import Point, Value
 from sidecar.rules.restart import Unseen, left_as_it_is
 from sidecar.rules.rule import Rule, Terms, as_vector
+from sidecar.rules.source import Questions
 from sidecar.rules.spec import AlertingSpec
-from sidecar.rules.template import Template
+from sidecar.rules.template import Expansion, Template
 
 RESOLVED_RETENTION_SECONDS = 15 * 60
 """How long a resolved alert is kept, so that its end can be told again to whoever missed it."""
+
+_MOST_REMEMBERED = 16_384
+
+_Texts = dict[str, Expansion]
+"""Annotations of one alert, with what they were made of."""
 
 _ORDER: tuple[AlertState, ...] = ("inactive", "pending", "firing")
 
@@ -38,6 +45,8 @@ class AlertingRule(Rule):
         self._expr = str(spec.expr)
         self._labels = {name: Template(text, spec.name) for name, text in spec.labels.items()}
         self._annotations = {name: Template(text, spec.name) for name, text in spec.annotations.items()}
+        self._final: dict[Labels, Labels] = {}
+        self._texts: dict[Labels, _Texts] = {}
         self._alerts: dict[Labels, Alert] = {}
         self._unseen: Unseen | None = None
 
@@ -67,48 +76,80 @@ class AlertingRule(Rule):
         self._alerts = {alert.labels: alert for alert in alerts if alert.name == self.name
                         and all(alert.labels.get(name, "") == text for name, text in fixed)}
 
-    def judge(self, at: float, query: Query) -> list[Sample]:
+    def judge(self, at: float, questions: Questions) -> Steps[list[Sample]]:
         """Move every alert on and return the ALERTS and ALERTS_FOR_STATE samples.
 
         QueryError for a query that fails, two elements with the same final labels (both leave the alerts as they
         are), and more alerts than the group's limit (which drops them all).
         """
         stamp = at - self.terms.query_offset_seconds
+        found = yield from self._identified((yield from questions.steps(self.spec.expr, stamp)), at, questions)
+        alerts: list[Alert] = []
+        texts: dict[Labels, _Texts] = {}
+        for labels, point in found.items():
+            texts[labels] = self._annotated(labels, point, at, questions)
+            alerts.append(self._held(self._present(labels, point, at, texts[labels]), at))
+            questions.charge()
+            yield
+        for labels, alert in self._alerts.items():
+            if labels not in found and (kept := self._absent(alert, at, questions)) is not None:
+                alerts.append(self._held(kept, at))
+                questions.charge()
+                yield
+        active = [alert for alert in alerts if alert.state != "inactive"]
+        if self.terms.limit and len(active) > self.terms.limit:
+            self._alerts, self._texts = {}, {}
+            raise QueryError(f"exceeded limit of {self.terms.limit} with {len(active)} alerts")
+        samples: list[Sample] = []
+        for alert in active:
+            samples += _samples(alert, stamp)
+            yield
+        self._alerts, self._texts = {alert.labels: alert for alert in alerts}, texts
+        self._unseen = self._unseen and self._unseen.less(found, at)
+        return samples
+
+    def _identified(self, value: Value, at: float, questions: Questions) -> Steps[dict[Labels, Point]]:
+        """The elements by the final labels of their alerts. QueryError if two have the same."""
         found: dict[Labels, Point] = {}
-        for point in as_vector(query(self.spec.expr, stamp)):
-            labels = self.final_labels(point, at, query)
+        for point in as_vector(value):
+            labels = self.final_labels(point, at, questions)
             if labels in found:
                 raise QueryError("vector contains metrics with the same labelset after applying alert labels",
                                  help="aggregate the expression, or keep the labels that tell its elements apart")
             found[labels] = point
-        moved = [self._present(labels, point, at, query) for labels, point in found.items()]
-        moved += [kept for labels, alert in self._alerts.items()
-                  if labels not in found and (kept := self._absent(alert, at, query)) is not None]
-        alerts = [self._held(alert, at) for alert in moved]
-        active = [alert for alert in alerts if alert.state != "inactive"]
-        if self.terms.limit and len(active) > self.terms.limit:
-            self._alerts = {}
-            raise QueryError(f"exceeded limit of {self.terms.limit} with {len(active)} alerts")
-        self._alerts = {alert.labels: alert for alert in alerts}
-        self._unseen = self._unseen and self._unseen.less(found, at)
-        return [sample for alert in active for sample in _samples(alert, stamp)]
+            questions.charge()
+            yield
+        return found
 
     def final_labels(self, point: Point, at: float, query: Query) -> Labels:
         """The alert's labels for one element: its own less the name, then the rule's (an empty one deletes)."""
-        own = {name: template.expand(point, at, query, self.terms.surroundings)
-               for name, template in self._labels.items()}
-        return point.labels.merged({METRIC_NAME: "", **own, "alertname": self.name})
+        known = self._final.get(point.labels)
+        if known is None:
+            own = {name: template.expand(point, at, query, self.terms.surroundings)
+                   for name, template in self._labels.items()}
+            known = point.labels.merged({METRIC_NAME: "", **own, "alertname": self.name})
+            if all(template.steady for template in self._labels.values()):
+                if len(self._final) >= _MOST_REMEMBERED:
+                    self._final.clear()
+                self._final[point.labels] = known
+        return known
 
-    def _present(self, labels: Labels, point: Point, at: float, query: Query) -> Alert:
+    def _annotated(self, labels: Labels, point: Point, at: float, query: Query) -> _Texts:
+        """The annotations of an element's alert. Where nothing has changed since the last time, the very same ones."""
+        before = self._texts.get(labels, {})
+        texts = {name: template.expansion(point, at, query, self.terms.surroundings, before.get(name))
+                 for name, template in self._annotations.items()}
+        return before if before and all(texts[name] is before[name] for name in texts) else texts
+
+    def _present(self, labels: Labels, point: Point, at: float, texts: _Texts) -> Alert:
         """The alert of an element that the expression gave just now."""
-        annotations = {name: template.expand(point, at, query, self.terms.surroundings)
-                       for name, template in self._annotations.items()}
         known = self._alerts.get(labels)
         if known is None or known.state == "inactive":
             return Alert(
-                labels=labels, annotations=annotations, state="pending", condition=True, value=point.value,
+                labels=labels, annotations=_shown(texts), state="pending", condition=True, value=point.value,
                 active_at=at, fired_at=None, resolved_at=None, keep_firing_since=None, last_evaluation=at,
                 interval_seconds=self.terms.interval_seconds, expr=self._expr)
+        annotations = known.annotations if texts is self._texts.get(labels) else _shown(texts)
         return replace(known, annotations=annotations, condition=True, value=point.value, keep_firing_since=None,
                        last_evaluation=at, interval_seconds=self.terms.interval_seconds, expr=self._expr)
 
@@ -139,9 +180,13 @@ class AlertingRule(Rule):
         return alert
 
 
+def _shown(texts: _Texts) -> Mapping[str, str]:
+    return {name: expansion.text for name, expansion in texts.items()}
+
+
 def _samples(alert: Alert, stamp: float) -> tuple[Sample, Sample]:
     return (
-        Sample(alert.labels.merged({METRIC_NAME: "ALERTS", "alertstate": alert.state}), 1.0, stamp),
+        Sample(series(alert.labels, "ALERTS", "alertstate", alert.state), 1.0, stamp),
         # Whole seconds, as Prometheus writes them.
-        Sample(alert.labels.merged({METRIC_NAME: "ALERTS_FOR_STATE"}), float(int(alert.active_at)), stamp),
+        Sample(series(alert.labels, "ALERTS_FOR_STATE"), float(int(alert.active_at)), stamp),
     )

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from sidecar.model import STALE, Alert, Labels, Sample
 from sidecar.promql.evaluate import Query
+from sidecar.promql.steps import Steps, finish
 from sidecar.rules.alerting import RESOLVED_RETENTION_SECONDS, AlertingRule
 from sidecar.rules.recording import RecordingRule
 from sidecar.rules.restart import history, unseen
 from sidecar.rules.rule import Rule, Terms
+from sidecar.rules.source import Source, source_of
 from sidecar.rules.spec import AlertingSpec, GroupSpec, RuleSpec
 from sidecar.rules.template import Surroundings
 
@@ -30,7 +32,8 @@ _SMALLEST_STEP_SECONDS = 0.001
 class Group:
     """The rules of one group and their state. Lives until a reload changes the group; its one writer is the tick.
 
-    `last_duration_seconds` is set by the caller, who has the clock. The counters only ever grow.
+    `last_evaluation` is the slot evaluated last (Unix seconds), None before the first; `last_duration_seconds` how long
+    that took, pauses included, and `last_samples` what it wrote. The counters only ever grow.
     """
 
     def __init__(self, spec: GroupSpec, *, default_interval_seconds: float, external_labels: Mapping[str, str],
@@ -52,6 +55,7 @@ class Group:
         self.last_duration_seconds = 0.0
         self._next_slot_ms: int | None = None
         self._orphans: frozenset[Labels] = frozenset()
+        self._under_way: Steps[None] | None = None
 
     @property
     def alerting_rules(self) -> tuple[AlertingRule, ...]:
@@ -77,34 +81,58 @@ class Group:
         self._next_slot_ms = slot_ms + interval_ms
         return slot_ms / 1000
 
-    def evaluate(self, at: float, query: Query, append: Append) -> None:
-        """Evaluate every rule at `at`, appending what each one writes before the next one looks.
+    def evaluate(self, at: float, query: Query | Source, append: Append) -> None:
+        """`steps` without a pause."""
+        finish(self.steps(at, query, append))
+
+    def steps(self, at: float, query: Query | Source, append: Append) -> Steps[None]:
+        """Evaluate every rule at `at`, appending what each one writes before the next one looks; pauses in between.
 
         A rule that fails says so in its `health`; the others go on. A rule that was already evaluated at `at` or
-        later (see `evaluate_rule`) is left alone: its alerts never go back in time.
+        later (see `evaluate_rule`) is left alone: its alerts never go back in time. What a rule says and has written
+        is that of its last evaluation as long as this one is under way.
         """
-        self.iterations += 1
-        self.last_evaluation = at
-        self.last_samples = 0
+        self._settle()
+        self._under_way = self._slot(at, source_of(query), append)
+        return self._under_way
+
+    def _slot(self, at: float, source: Source, append: Append) -> Steps[None]:
+        begun, samples = source.clock(), 0
         if self._orphans:
             append([Sample(labels, STALE, at - self.spec.query_offset_seconds) for labels in self._orphans])
             self._orphans = frozenset()
         for rule in self.rules:
             if rule.last_evaluation is None or rule.last_evaluation < at:
-                self._run(rule, at, query, append)
+                samples += yield from self._run(rule, at, source, append)
+        self.iterations += 1
+        self.last_evaluation, self.last_samples = at, samples
+        self.last_duration_seconds = source.clock() - begun
 
-    def evaluate_rule(self, rule: Rule, at: float, query: Query, append: Append) -> None:
-        """Evaluate one rule between slots: at `at`, or just after its last evaluation if that was later."""
+    def evaluate_rule(self, rule: Rule, at: float, query: Query | Source, append: Append) -> None:
+        """Evaluate one rule between slots: at `at`, or just after its last evaluation if that was later.
+
+        A slot under way comes to its end first: whoever drives it finds it done.
+        """
+        self._settle()
         if rule.last_evaluation is not None:
             at = max(at, round(rule.last_evaluation + _SMALLEST_STEP_SECONDS, 3))
-        self._run(rule, at, query, append)
+        finish(self._run(rule, at, source_of(query), append))
 
-    def _run(self, rule: Rule, at: float, query: Query, append: Append) -> None:
-        samples = rule.run(at, query)
+    def _settle(self) -> None:
+        """No slot is half done after this."""
+        if self._under_way is not None:
+            finish(self._under_way)
+            self._under_way = None
+
+    def _run(self, rule: Rule, at: float, source: Source, append: Append) -> Steps[int]:
+        """One evaluation of one rule; how many samples it wrote."""
+        begun = source.clock()
+        samples = yield from rule.run(at, source.questions())
+        rule.last_duration_seconds = source.clock() - begun
         self.evaluations += 1
         self.failures += rule.health == "err"
-        self.last_samples += len(samples)
         append(samples)
+        return len(samples)
 
     def alerts(self) -> list[Alert]:
         """Every alert of every rule: pending, firing, and resolved ones of the last 15 minutes."""

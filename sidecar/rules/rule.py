@@ -6,8 +6,9 @@ from typing import Literal
 
 from sidecar.errors import QueryError
 from sidecar.model import STALE, Labels, Sample
-from sidecar.promql.evaluate import Query
+from sidecar.promql.steps import Steps
 from sidecar.promql.values import Point, Value, Vector
+from sidecar.rules.source import Questions
 from sidecar.rules.spec import RuleSpec
 from sidecar.rules.template import Surroundings
 
@@ -46,21 +47,23 @@ class Rule(ABC):
         return self.spec.name
 
     @abstractmethod
-    def judge(self, at: float, query: Query) -> list[Sample]:
-        """Evaluate at `at` (Unix seconds) and return what to write. QueryError leaves the rule as it was."""
+    def judge(self, at: float, questions: Questions) -> Steps[list[Sample]]:
+        """Evaluate at `at` (Unix seconds) and return what to write. QueryError leaves the rule as it was.
 
-    def run(self, at: float, query: Query) -> list[Sample]:
+        Nothing of the rule changes before the last pause.
+        """
+
+    def run(self, at: float, questions: Questions) -> Steps[list[Sample]]:
         """What one evaluation writes, with stale markers for series that it wrote last time and not now.
 
         An evaluation that fails writes nothing, not even stale markers; `health` and `last_error` tell of it.
         """
-        self.last_evaluation = at
         try:
-            samples = self.judge(at, query)
+            samples = yield from self.judge(at, questions)
         except QueryError as error:
-            self.health, self.last_error = "err", str(error)
+            self.last_evaluation, self.health, self.last_error = at, "err", str(error)
             return []
-        self.health, self.last_error = "ok", ""
+        self.last_evaluation, self.health, self.last_error = at, "ok", ""
         written = frozenset(sample.labels for sample in samples)
         stamp = at - self.terms.query_offset_seconds
         samples += [Sample(labels, STALE, stamp) for labels in self.written - written]

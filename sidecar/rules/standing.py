@@ -12,9 +12,11 @@ from typing import Literal
 
 from sidecar.model import Labels
 from sidecar.promql.evaluate import Query
+from sidecar.promql.steps import Steps, finish
 from sidecar.promql.tree import Binary, Expr, NumberLiteral, VectorSelector, metric_names, unwrap
 from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.rule import as_vector
+from sidecar.rules.source import Source, source_of
 
 USED = "rag_memory_used_bytes"
 
@@ -42,16 +44,23 @@ class Standing:
     op: Comparison
     line: Expr
 
-    def lines(self, query: Query, at: float) -> list[Line]:
+    def lines(self, query: Query | Source, at: float) -> list[Line]:
+        """`steps` without a pause."""
+        return finish(self.steps(query, at))
+
+    def steps(self, query: Query | Source, at: float) -> Steps[list[Line]]:
         """The lines as they are at `at`, one for each alert that could come, with that alert's labels.
 
         Left out are alerts without the label `target` and lines that are no finite number. Raises QueryError.
         """
         found = []
-        for point in as_vector(query(self.line, at)):
-            final = self.rule.final_labels(point, at, query)
+        questions = source_of(query).questions()
+        for point in as_vector((yield from questions.steps(self.line, at))):
+            final = self.rule.final_labels(point, at, questions)
             if math.isfinite(point.value) and final.get("target"):
                 found.append(Line(final, self.op, point.value))
+            questions.charge()
+            yield
         return found
 
 

@@ -1,6 +1,6 @@
 """Carries out a parsed template: walks its bodies and writes the text. What it may take is bounded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sidecar.rules.gotemplate.call import Callee
 from sidecar.rules.gotemplate.evaluate import MAX_TEXT, Evaluation, truth
@@ -30,10 +30,14 @@ class _Continue(Exception):
     """Goes on with the next element of the innermost range."""
 
 
-def run(tree: Tree, name: str, data: object, functions: Mapping[str, Callee]) -> str:
-    """The text that `tree` makes of `data`. `name` is the template's, for errors. Raises TemplateError."""
+def run(tree: Tree, name: str, data: object, functions: Mapping[str, Callee],
+        variables: Sequence[tuple[str, object]] = ()) -> str:
+    """The text that `tree` makes of `data`. `name` is the template's, for errors. Raises TemplateError.
+
+    `variables` (with their dollars) are there before it begins, beside `$`.
+    """
     running = _Run(tree, name, functions)
-    running.enter(name, tree.body, data)
+    running.enter(name, tree.body, data, variables)
     return "".join(running.output)
 
 
@@ -53,12 +57,12 @@ class _Run:
             raise self._inside.failure(f"wrote more than {MAX_TEXT} characters")
         self.output.append(text)
 
-    def enter(self, name: str, body: Body, dot: object) -> None:
-        """Carry out one named template, which sees no variables but `$`."""
+    def enter(self, name: str, body: Body, dot: object, variables: Sequence[tuple[str, object]] = ()) -> None:
+        """Carry out one named template, which sees no variables but `$` and those given."""
         if len(self._inside.names) > MAX_INCLUDES:
             raise self._inside.failure(f"exceeded maximum template depth ({MAX_INCLUDES})")
         self._inside.names.append(name)
-        outer, self._inside.variables = self._inside.variables, [("$", dot)]
+        outer, self._inside.variables = self._inside.variables, [("$", dot), *variables]
         self._walk(dot, body)
         self._inside.variables = outer
         self._inside.names.pop()
