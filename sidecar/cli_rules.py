@@ -1,13 +1,32 @@
 """The commands about rule files: `check rules` and `test rules`."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from sidecar.errors import SidecarError
+from sidecar.promql.features import Feature, Features
 
 if TYPE_CHECKING:
+    from sidecar.rules.testing import FileReport, RunOptions
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK, FAILURE = 0, 1
+KNOWN: tuple[Feature, ...] = get_args(Feature)
+
+TEST_EXAMPLES = """\
+examples:
+  rag-sidecar test rules my_test.yml                 as `promtool test rules`
+  rag-sidecar test rules --run 'over the line' tests/*.yml
+  rag-sidecar test rules --diff my_test.yml          every label and annotation, line by line
+  rag-sidecar test rules --junit report.xml *_test.yml
+
+`exp:` is what the test expects, `got:` what came instead. Exit codes: 0 everything holds, 1 something does not.
+docs/rules.md
+"""
 
 
 def add_check(checks: "Commands") -> None:
@@ -20,10 +39,35 @@ def add_check(checks: "Commands") -> None:
 def add_test(commands: "Commands") -> None:
     """Add the command `test` with what can be tested."""
     test = commands.add_parser("test", help="run unit tests of rule files, as promtool does")
+    test.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML too")
     tests = test.add_subparsers(dest="what", required=True, metavar="WHAT")
-    rules = tests.add_parser("rules", help="run rule tests in promtool's format")
-    rules.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    rules = tests.add_parser("rules", help="run rule tests in promtool's format", epilog=TEST_EXAMPLES,
+                             formatter_class=argparse.RawDescriptionHelpFormatter)
+    rules.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files of unit tests")
+    rules.add_argument("--run", action="append", default=[], metavar="REGEX",
+                       help="only tests in whose names this is found; may be given several times")
+    rules.add_argument("--diff", action="store_true", help="print differences line by line, in colour on a terminal")
+    rules.add_argument("--debug", action="store_true", help="tell what is done, and every sample at the end of a test")
+    rules.add_argument("--junit", type=Path, default=argparse.SUPPRESS, metavar="FILE",
+                       help="write the results as JUnit XML too")
+    _add_leniency(rules)
+    rules.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     rules.set_defaults(call=_test_rules)
+
+
+def _add_leniency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ignore-unknown-fields", action="store_true",
+                        help="pass over fields of rule files that Prometheus does not know")
+    parser.add_argument("--enable-feature", dest="features", action="append", default=[], metavar="NAME",
+                        help=f"{' or '.join(KNOWN)}, as in Prometheus; several with commas or by repeating it")
+
+
+def _features(given: Sequence[str]) -> Features:
+    """Those asked for. As in promtool, a name that is not known is a warning."""
+    names = {name for one in given for name in one.split(",") if name}
+    for name in sorted(names.difference(KNOWN)):
+        print(f"  WARNING: --enable-feature={name} has no effect here: known are {', '.join(KNOWN)}", file=sys.stderr)
+    return Features.of([name for name in KNOWN if name in names])
 
 
 def _check_rules(arguments: argparse.Namespace) -> int:
@@ -39,8 +83,58 @@ def _check_rules(arguments: argparse.Namespace) -> int:
 
 def _test_rules(arguments: argparse.Namespace) -> int:
     from sidecar.rules.testing import run as run_tests
+    from sidecar.rules.testreport import as_json
     from sidecar.store import Store
 
-    report = run_tests(arguments.files, Store)
-    print(report)
-    return OK if report.passed else FAILURE
+    options, reports = _run_options(arguments), []
+    for path in arguments.files:
+        reports.append(run_tests(path, Store, options))
+        if arguments.output == "text":
+            _print_report(reports[-1], arguments.diff)
+    if arguments.output == "json":
+        print(as_json(reports))
+    if arguments.junit is not None:
+        _write_junit(arguments.junit, reports)
+    return OK if all(report.passed for report in reports) else FAILURE
+
+
+def _run_options(arguments: argparse.Namespace) -> "RunOptions":
+    from sidecar.clock import monotonic
+    from sidecar.rules.testing import RunOptions
+
+    begun = monotonic()
+
+    def trace(text: str) -> None:
+        print(f"DEBUG: {monotonic() - begun:.3f} s: {text}", file=sys.stderr)
+
+    return RunOptions(arguments.run, _features(arguments.features), arguments.ignore_unknown_fields,
+                      trace if arguments.debug else None)
+
+
+def _print_report(report: "FileReport", whole: bool) -> None:
+    """As promtool: what went well to standard output, what did not to standard error."""
+    from sidecar.config import environment
+    from sidecar.rules.testreport import details, verdict
+
+    print(f"Unit Testing: {report.path}", flush=True)
+    for warning in report.warnings:
+        print(f"  WARNING: {warning}", file=sys.stderr)
+    print(f"  {verdict(report)}", file=sys.stdout if report.passed else sys.stderr, flush=True)
+    coloured = sys.stderr.isatty() and not environment().get("NO_COLOR")
+    for line in details(report, whole=whole, coloured=coloured):
+        print(f"    {line}", file=sys.stderr)
+    print(flush=True)
+
+
+def _write_junit(path: Path, reports: "Sequence[FileReport]") -> None:
+    from datetime import UTC, datetime
+
+    from sidecar.clock import wall
+    from sidecar.rules.testreport import as_junit
+
+    moment = datetime.fromtimestamp(int(wall()), UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    try:
+        path.write_text(as_junit(reports, moment), encoding="utf-8")
+    except OSError as error:
+        raise SidecarError(f"the results could not be written to {path}: {error.strerror or error}",
+                           help="--junit takes the name of a file in a folder that can be written to") from error

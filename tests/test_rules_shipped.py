@@ -15,6 +15,7 @@ from sidecar.rules.load import load, shipped
 from sidecar.rules.spec import AlertingSpec
 from sidecar.rules.standing import Standing, standing
 from sidecar.rules.testing import run
+from sidecar.rules.testreport import details
 from sidecar.store import Store
 
 RULES = Path(__file__).parent.parent / "rules"
@@ -24,10 +25,10 @@ UNIT_TESTS = sorted((Path(__file__).parent / "rules").glob("*_test.yml"))
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
 def test_unit_tests_hold_here(path):
     """On the evaluator of the daemon."""
-    report = run([path], Store)
+    report = run(path, Store)
 
-    assert report.passed, str(report)
-    assert report.files[0].outcomes
+    assert report.passed, list(details(report))
+    assert report.outcomes
 
 
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.name)
@@ -85,11 +86,11 @@ def test_the_example_of_the_documentation_is_true(checkout, tmp_path):
     (tmp_path / "my-rules.yml").write_text(rules)
     (tmp_path / "test.yml").write_text(tests)
 
-    report = run([tmp_path / "test.yml"], Store)
+    report = run(tmp_path / "test.yml", Store)
     done = subprocess.run([promtool(), "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
     (spec,) = load([tmp_path / "my-rules.yml"])
     (rule,) = Group(spec, default_interval_seconds=1.0, external_labels={}, external_url="").alerting_rules
 
-    assert report.passed, str(report)
+    assert report.passed, list(details(report))
     assert done.returncode == 0, done.stdout + done.stderr
     assert isinstance(standing(rule), Standing)

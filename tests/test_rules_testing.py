@@ -1,18 +1,24 @@
 """Unit tests of rules, run here as promtool runs them."""
 
+import json
 import math
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
+import newer_prometheus
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import promtool
+from servers import NoServer, promtool
 
+from sidecar.errors import QueryError
 from sidecar.model import is_stale
+from sidecar.promql.features import Features
 from sidecar.rules.series_notation import parse_series, parse_values
-from sidecar.rules.testing import run
+from sidecar.rules.testing import RunOptions, run
+from sidecar.rules.testreport import as_json, as_junit, details, verdict
 from sidecar.store import Store
 
 PROMTOOL = Path(__file__).parent.parent.parent / "shared" / "data" / "promtool"
@@ -20,7 +26,7 @@ PROMTOOL = Path(__file__).parent.parent.parent / "shared" / "data" / "promtool"
 
 def outcomes(path):
     """How the tests of one file went: {name: passed}."""
-    (report,) = run([path], Store).files
+    report = run(path, Store)
     assert report.problems == ()
     return {outcome.name: not outcome.failures for outcome in report.outcomes}
 
@@ -30,6 +36,14 @@ def files(folder, tests, rules=(), **more):
     (folder / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "g", "rules": list(rules)}]}))
     (folder / "test.yml").write_text(yaml.safe_dump({"rule_files": ["rules.yml"], "tests": tests, **more}))
     return folder / "test.yml"
+
+
+def promtool_3():
+    """A promtool of version 3, which reads ranges as we do."""
+    try:
+        return newer_prometheus.find("promtool")
+    except NoServer as error:
+        pytest.skip(str(error))
 
 
 UP_DOWN = {"alert": "Down", "expr": "up == 0", "for": "2m", "annotations": {"summary": "{{ $labels.i }} is down"}}
@@ -51,29 +65,52 @@ def test_alerts_must_be_exactly_those_expected(tmp_path, alerts, passes):
 
     done = subprocess.run([promtool(), "test", "rules", path], capture_output=True)
 
-    assert run([path], Store).passed is passes
+    assert run(path, Store).passed is passes
     assert (done.returncode == 0) is passes
 
 
+GROWING = {"name": "sums", "input_series": [{"series": 'x{i="a"}', "values": "1+1x5"},
+                                            {"series": 'x{i="b"}', "values": "1x5"}]}
+
+
 def test_a_difference_is_shown_readably(tmp_path):
-    """The report names file, test, expression and time, and lists what was expected and what came."""
-    check = {"expr": "x * 2", "eval_time": "2m", "exp_samples": [{"labels": '{i="a"}', "value": 7}]}
-    path = files(tmp_path, [{"name": "sums", "input_series": [{"series": 'x{i="a"}', "values": "1+1x5"}],
-                             "promql_expr_test": [check]}])
+    """The report names test, expression and time, and what was expected beside what came; what is right is counted."""
+    check = {"expr": "x * 2", "eval_time": "2m", "exp_samples": [
+        {"labels": '{i="a"}', "value": 7}, {"labels": '{i="b"}', "value": 2}, {"labels": "y", "value": 1}]}
+    path = files(tmp_path, [{**GROWING, "promql_expr_test": [check]}])
 
-    report = run([path], Store)
+    report = run(path, Store)
 
-    assert not report.passed
-    assert str(report) == f"""{path}
-  FAILED:
-    sums:
-      expr: "x * 2", time: 2m,
-        exp: [
-          {{i="a"}} 7
-        ]
-        got: [
-          {{i="a"}} 6
-        ]"""
+    assert verdict(report) == "FAILED: 1 of 1 tests"
+    assert "\n".join(details(report)) == """\
+sums:
+  expr: "x * 2", time: 2m:
+    missing: y 1
+    exp: {i="a"} 7
+    got: {i="a"} 6
+    differs in: value
+    as expected: 1 more"""
+
+
+def test_differences_can_be_shown_line_by_line(tmp_path):
+    """`--diff` shows every label, annotation and value of every element, and marks those of one side."""
+    alert = {"exp_labels": {"i": "b"}, "exp_annotations": {"summary": "a is down"}}
+    path = files(tmp_path, [{
+        "name": "one", "input_series": [{"series": 'up{i="a",j="c"}', "values": "0x9"}],
+        "alert_rule_test": [{"eval_time": "3m", "alertname": "Down", "exp_alerts": [alert]}]}], [UP_DOWN])
+
+    report = run(path, Store)
+
+    assert "\n".join(details(report, whole=True)) == """\
+one:
+  alertname: Down, time: 3m: (- expected, + got)
+      Down
+    -   i="b"
+    +   i="a"
+    +   j="c"
+        summary: "a is down\""""
+    assert [line for line in details(report, whole=True, coloured=True) if "\x1b[31m" in line] == [
+        '    \x1b[31m-   i="b"\x1b[0m']
 
 
 def test_a_rule_that_fails_fails_the_test(tmp_path):
@@ -83,9 +120,10 @@ def test_a_rule_that_fails_fails_the_test(tmp_path):
     path = files(tmp_path, [{"input_series": series, "promql_expr_test": [check]}],
                  [{"alert": "A", "expr": "x", "labels": {"i": ""}}])
 
-    (report,) = run([path], Store).files
+    (failure,) = run(path, Store).outcomes[0].failures
 
-    assert "rule: A, time: 0s, err: vector contains metrics" in report.outcomes[0].failures[0]
+    assert failure.what == "rule: A, time: 0s"
+    assert failure.error.startswith("vector contains metrics")
 
 
 def test_rules_run_in_the_order_wished_for(tmp_path):
@@ -96,43 +134,158 @@ def test_rules_run_in_the_order_wished_for(tmp_path):
     path = files(tmp_path, test, group_eval_order=["first", "second"])
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
 
-    assert run([path], Store).passed
-    assert not run([files(tmp_path, test)], Store).passed
+    assert run(path, Store).passed
+    assert not run(files(tmp_path, test), Store).passed
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("tests: [{alert_rule_test: [{eval_time: 1m}]}]", "misses required attribute alertname"),
     ("tests: [{input_serie: []}]", "field input_serie not found; did you mean input_series?"),
-    ("tests: [{input_series: [{series: 'a{', values: '1'}]}]", "not a series: 'a{'"),
-    ("tests: [{input_series: [{series: a, values: '1 two'}]}]", "not a value: 'two'"),
     ("tests: [{interval: soon}]", "not a valid duration string"),
     ("tests: [{start_timestamp: yesterday}]", "start_timestamp"),
-    ("rule_files: [bad.yml]", "one of 'record' or 'alert' must be set"),
+    ("tests: [{start_timestamp: '2024-02-31T00:00:00Z'}]", "start_timestamp"),
+    ("rule_files: [bad.yml]\ntests: [{}]", "one of 'record' or 'alert' must be set"),
     ("tests: 5", "expected a list"),
+    ("fuzzy_compare: maybe", "expected true or false"),
+    ("group_eval_order: [a, b, a]", "group name repeated in evaluation order: a"),
 ])
 def test_a_file_with_mistakes_is_not_run(tmp_path, text, reason):
     """Mistakes in the test file or its rules are told with their place."""
     (tmp_path / "bad.yml").write_text("groups: [{name: g, rules: [{expr: up}]}]")
     (tmp_path / "test.yml").write_text(text)
 
-    (report,) = run([tmp_path / "test.yml"], Store).files
+    report = run(tmp_path / "test.yml", Store)
 
     assert not report.passed
     assert any(reason in problem for problem in report.problems)
     assert report.outcomes == ()
 
 
-def test_what_cannot_be_checked_is_no_pass(tmp_path):
-    """Native histograms, expressions that we do not have and tests that are too long fail in words."""
-    path = files(tmp_path, [
-        {"name": "histogram", "input_series": [{"series": "h", "values": "{{sum:1 count:2}}"}]},
-        {"name": "unknown", "promql_expr_test": [{"expr": "nofunction(up)", "eval_time": "0"}]},
-        {"name": "long", "promql_expr_test": [{"expr": "up", "eval_time": "100y"}]}])
-    (report,) = run([path], Store).files
+@pytest.mark.parametrize(("test", "reason"), [
+    ({"alert_rule_test": [{"eval_time": "1m"}]}, "misses required attribute alertname"),
+    ({"input_series": [{"series": "a{", "values": "1"}]}, "not a series: 'a{'"),
+    ({"input_series": [{"series": "a", "values": "1 two"}]}, "not a value: 'two'"),
+    ({"input_series": [{"series": "a", "values": "{{sum:}}"}]}, "not a native histogram"),
+    ({"promql_expr_test": [{"expr": "nofunction(up)", "eval_time": "0"}]}, "could not parse expression"),
+    ({"promql_expr_test": [{"expr": "1", "eval_time": "0", "exp_samples": [{"labels": "a{", "value": 1}]}]},
+     "exp_samples: not a series"),
+    ({"promql_expr_test": [{"expr": "1", "eval_time": "0", "exp_samples": [{"labels": "a", "histogram": "1"}]}]},
+     "expected one native histogram"),
+    ({"promql_expr_test": [{"expr": "up", "eval_time": "100y"}]}, "lengthen evaluation_interval"),
+])
+def test_a_mistake_in_one_test_leaves_the_others(tmp_path, test, reason):
+    """What cannot be run or compared fails in words, and the other tests of the file run; so it is in promtool."""
+    good = {"name": "good", "promql_expr_test": [{"expr": "1", "eval_time": "0", "exp_samples": [{"value": 1}]}]}
+    report = run(files(tmp_path, [test, good]), Store)
 
-    assert [reason in outcome.failures[0] for reason, outcome in zip(
-        ("native histograms are not supported", "could not parse expression", "lengthen evaluation_interval"),
-        report.outcomes, strict=True)] == [True, True, True]
+    assert {outcome.name: bool(outcome.failures) for outcome in report.outcomes} == {"test 1": True, "good": False}
+    assert reason in "\n".join(details(report))
+
+
+def test_only_chosen_tests_run(tmp_path):
+    """`--run` takes patterns that are found anywhere in a test's name; what is not chosen may be wrong."""
+    tests = [{"name": "over the line"}, {"name": "under", "input_series": [{"series": "{", "values": ""}]}, {}]
+    path = files(tmp_path, tests)
+
+    def chosen(*patterns):
+        return [outcome.name for outcome in run(path, Store, RunOptions(patterns)).outcomes]
+
+    assert chosen("the") == ["over the line"]
+    assert chosen("^under$", "LINE|line") == ["over the line", "under"]
+    assert chosen("^$") == ["test 3"]
+    assert chosen() == ["over the line", "under", "test 3"]
+    assert run(path, Store, RunOptions(("none",))).warnings == ("no test was run: none has a name that matches",)
+    with pytest.raises(QueryError, match=r"invalid regular expression '\('"):
+        chosen("(")
+
+
+def test_rule_files_are_found_as_promtool_finds_them(tmp_path):
+    """Patterns are relative to the test file, a file named twice counts once, and nothing is read without a test."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.yml").write_text("groups: [{name: g, rules: [{record: one, expr: 1}]}]")
+    (tmp_path / "a" / "bad.yaml").write_text("groups: 5")
+    check = {"expr": "count_over_time(one[1m])", "eval_time": "0", "exp_samples": [{"value": 1}]}
+    path = tmp_path / "a" / "test.yml"
+    path.write_text(yaml.safe_dump({"rule_files": ["*.yml", "../a/one.yml"], "tests": [{"promql_expr_test": [check]}]}))
+    (tmp_path / "a" / "test.yml").rename(tmp_path / "a" / "test.yaml")
+    unread = tmp_path / "a" / "unread.yaml"
+    unread.write_text("rule_files: [bad.yaml, 'none*.yml']\ntests: []")
+
+    assert run(path.with_suffix(".yaml"), Store).passed
+    assert run(unread, Store).warnings == ("no file matches none*.yml", "no test was run: there is none")
+    assert run(unread, Store).passed
+
+
+def test_fields_that_prometheus_does_not_know_can_be_passed_over(tmp_path):
+    """`--ignore-unknown-fields` is for rule files that carry more; a misspelt field of a test stays an error."""
+    path = files(tmp_path, [{}])
+    (tmp_path / "rules.yml").write_text("groups: [{name: g, owner: me, rules: [{record: a, expr: 1, more: 1}]}]")
+
+    assert not run(path, Store).passed
+    assert run(path, Store, RunOptions(lenient=True)).passed
+    (tmp_path / "test.yml").write_text("tests: [{exp_alert: []}]")
+    assert not run(path, Store, RunOptions(lenient=True)).passed
+
+
+RENAMED = "label_replace(rate(x[5m]) * 0, 'i', 'y', '__name__', 'x')"
+
+
+@pytest.mark.parametrize(("options", "expr", "passes"), [
+    (RunOptions(), "sort_by_label(x, 'i')", False),
+    (RunOptions(features=Features(experimental_functions=True)), "sort_by_label(x, 'i')", True),
+    (RunOptions(), RENAMED, False),
+    (RunOptions(features=Features(delayed_name_removal=True)), RENAMED, True),
+])
+def test_features_of_prometheus_can_be_enabled(tmp_path, options, expr, passes):
+    """Experimental functions and delayed name removal are off as in Prometheus, and on when asked for."""
+    expected = {"labels": 'x{i="y"}', "value": 1} if "sort" in expr else {"labels": '{i="y"}', "value": 0}
+    path = files(tmp_path, [{"input_series": [{"series": 'x{i="y"}' if "sort" in expr else "x", "values": "1x5"}],
+                             "promql_expr_test": [{"expr": expr, "eval_time": "5m", "exp_samples": [expected]}]}])
+
+    assert run(path, Store, options).passed is passes
+
+
+def test_subqueries_step_by_the_evaluation_interval(tmp_path):
+    """A subquery without a step takes the file's evaluation interval, as in promtool."""
+    check = {"expr": "count_over_time(x[5m:])", "eval_time": "10m", "exp_samples": [{"value": 10}]}
+    path = files(tmp_path, [{"interval": "1m", "input_series": [{"series": "x", "values": "1x20"}],
+                             "promql_expr_test": [check]}], evaluation_interval="30s")
+
+    done = subprocess.run([promtool_3(), "test", "rules", path], capture_output=True)
+
+    assert run(path, Store).passed
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_done_can_be_traced(tmp_path):
+    """`--debug` tells every sample that a test put in or its rules wrote."""
+    told = []
+    path = files(tmp_path, [{**GROWING, "promql_expr_test": [{"expr": "y", "eval_time": "1m"}]}],
+                 [{"record": "y", "expr": "x{i='a'} > 1"}])
+
+    run(path, Store, RunOptions(trace=told.append))
+
+    assert told == ["starting sums", '  x{i="a"}: 1 @0s, 2 @1m', '  x{i="b"}: 1 @0s, 1 @1m', '  y{i="a"}: 2 @1m',
+                    "finished sums"]
+
+
+def test_results_can_be_read_by_programs(tmp_path):
+    """JSON and JUnit XML hold every test and every failure; characters that XML lacks do no harm."""
+    checks = [{"expr": "x", "eval_time": "0", "exp_samples": [{"labels": 'x{i="\\x00"}', "value": 1}]}]
+    bad = run(files(tmp_path, [{**GROWING, "promql_expr_test": checks}, {"name": "empty"}]), Store)
+    (tmp_path / "test.yml").write_text("tests: 5")
+    aborted = run(tmp_path / "test.yml", Store)
+
+    data = json.loads(as_json([bad, aborted]))
+    suites = list(ElementTree.fromstring(as_junit([bad, aborted], "2024-01-01T00:00:00")))  # noqa: S314 (our own)
+
+    assert [data["passed"], *(file["passed"] for file in data["files"])] == [False, False, False]
+    assert data["files"][0]["tests"][0]["failures"][0]["expected"] == [
+        {"labels": {"__name__": "x", "i": "\x00"}, "value": "1"}]
+    assert [(test["name"], test["passed"]) for test in data["files"][0]["tests"]] == [("sums", False), ("empty", True)]
+    assert [(suite.get("tests"), suite.get("failures"), suite.get("errors")) for suite in suites] == [
+        ("2", "1", "0"), ("1", "0", "1")]
+    assert [[case.get("name") for case in suite] for suite in suites] == [["sums", "empty"], ["abort"]]
+    assert [failure.text.split("\n")[0] for failure in suites[0][0]] == ['expr: "x", time: 0s:']
 
 
 def test_a_store_that_is_too_small_is_told(tmp_path):
@@ -141,18 +294,8 @@ def test_a_store_that_is_too_small_is_told(tmp_path):
                              "promql_expr_test": [{"expr": "x", "eval_time": "5000s",
                                                    "exp_samples": [{"labels": "x", "value": 1}]}]}])
 
-    assert run([path], Store).passed
-    assert not run([path], lambda: Store(budget_bytes=20_000)).passed
-
-
-def test_a_rule_file_that_is_missing_is_a_warning(tmp_path):
-    """As in promtool: a pattern without files is told, and the tests run."""
-    (tmp_path / "test.yml").write_text("rule_files: ['none*.yml']\ntests: []")
-
-    report = run([tmp_path / "test.yml"], Store)
-
-    assert report.passed
-    assert "no file matches none*.yml" in str(report)
+    assert run(path, Store).passed
+    assert not run(path, lambda: Store(budget_bytes=20_000)).passed
 
 
 @pytest.mark.parametrize(("text", "values"), [
@@ -198,6 +341,7 @@ def test_no_series_brings_the_runner_down(text):
 
 @pytest.mark.skipif(not PROMTOOL.is_dir(), reason="Prometheus's own test data is not beside this checkout")
 @pytest.mark.parametrize(("name", "failing"), [
+    ("unittest.yml", set()),
     ("long-period.yml", set()),
     ("start-time-test.yml", set()),
     ("failing.yml", {"Failing test", "Failing alert test"}),
@@ -208,14 +352,3 @@ def test_no_series_brings_the_runner_down(text):
 def test_promtool_own_files_end_as_they_should(name, failing):
     """Prometheus's files: each group passes or fails as it does in promtool."""
     assert {group for group, passed in outcomes(PROMTOOL / name).items() if not passed} == failing
-
-
-@pytest.mark.skipif(not PROMTOOL.is_dir(), reason="Prometheus's own test data is not beside this checkout")
-def test_of_promtools_main_file_only_native_histograms_are_missing():
-    """Everything in unittest.yml holds, but for the series and checks that need native histograms."""
-    (report,) = run([PROMTOOL / "unittest.yml"], Store).files
-
-    failures = [failure for outcome in report.outcomes for failure in outcome.failures]
-    assert len(report.outcomes) == 5
-    assert [failure for failure in failures if "native histograms are not supported" not in failure] == []
-    assert {outcome.name for outcome in report.outcomes if outcome.failures} == {"test 1"}

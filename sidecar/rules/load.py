@@ -43,15 +43,16 @@ def shipped() -> list[Path]:
     return sorted(path for path in folder.glob("*.yml") if path.name != "fleet.yml")  # that one is for a Prometheus
 
 
-def load(paths: Sequence[Path], *, experimental: bool = False) -> tuple[GroupSpec, ...]:
+def load(paths: Sequence[Path], *, experimental: bool = False, lenient: bool = False) -> tuple[GroupSpec, ...]:
     """The groups of all files, in order. All or nothing: RuleError holds the mistakes of every file.
 
-    `experimental` admits what Prometheus has behind --enable-feature=promql-experimental-functions.
+    `experimental` admits what Prometheus has behind --enable-feature=promql-experimental-functions; `lenient` passes
+    over fields that Prometheus does not know.
     """
     groups: list[GroupSpec] = []
     problems: list[Problem] = []
     for path in paths:
-        reader = Reader(str(path))
+        reader = Reader(str(path), lenient=lenient)
         document = read_yaml(path, reader)
         if document is not None:
             try:

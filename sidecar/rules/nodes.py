@@ -61,10 +61,14 @@ class TooMuch(Exception):
 
 
 class Reader:
-    """Takes values out of one file's nodes and gathers what is wrong. Lives as long as one file is read."""
+    """Takes values out of one file's nodes and gathers what is wrong. Lives as long as one file is read.
 
-    def __init__(self, file: str) -> None:
+    `lenient` passes over fields that are not known.
+    """
+
+    def __init__(self, file: str, *, lenient: bool = False) -> None:
         self.file = file
+        self._lenient = lenient
         self.problems: list[Problem] = []
         self._where: list[str] = []
         self._visits = 0
@@ -80,6 +84,12 @@ class Reader:
         """Note what is wrong at a place."""
         self.problems.append(Problem(self.file, place[0], place[1], ", ".join(self._where), what))
 
+    def aside(self) -> "Reader":
+        """A reader at the same place whose problems are gathered apart."""
+        other = Reader(self.file, lenient=self._lenient)
+        other._where = list(self._where)
+        return other
+
     def _visit(self, count: int = 1) -> None:
         self._visits += count
         if self._visits > MAX_VISITS:
@@ -89,7 +99,7 @@ class Reader:
         """A mapping whose keys are all in `known`; null is an empty one."""
         entries = self.mapping(node)
         for name in entries:
-            if name not in known:
+            if name not in known and not self._lenient:
                 assert isinstance(node, Fields)
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
@@ -137,6 +147,15 @@ class Reader:
         except ValueError as error:
             self.problem(node.place, str(error))
             return None
+
+    def flag(self, node: Node | None) -> bool:
+        """True or false in the words of YAML 1.1; False where it is absent, null or wrong."""
+        text = self.text(node).lower()
+        if text in ("true", "yes", "on", "y"):
+            return True
+        if node is not None and text not in ("", "false", "no", "off", "n"):
+            self.problem(node.place, f"expected true or false, found {text!r}")
+        return False
 
     def integer(self, node: Node | None) -> int:
         """A whole number, not negative; 0 where it is absent, null or wrong."""

@@ -3,36 +3,43 @@
 Source: https://prometheus.io/docs/prometheus/latest/configuration/unit_testing_rules/.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+import glob
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from sidecar.errors import QueryError, RuleError
 from sidecar.promql.parse import parse
 from sidecar.promql.tree import Expr
 from sidecar.rules.load import read_yaml
+from sidecar.rules.native_histogram import NativeHistogram
 from sidecar.rules.nodes import Items, Node, Reader, Scalar, TooMuch
-from sidecar.rules.series_notation import parse_series, parse_values
+from sidecar.rules.series_notation import InputValue, parse_series, parse_values
+
+T = TypeVar("T")
 
 DEFAULT_INTERVAL_SECONDS = 60.0
 
 _FILE = ("rule_files", "evaluation_interval", "group_eval_order", "tests", "fuzzy_compare")
 _TEST = ("name", "interval", "input_series", "alert_rule_test", "promql_expr_test", "external_labels", "external_url",
          "start_timestamp")
+_UNIX = re.compile(r"[+-]?[0-9]{1,12}(?:\.[0-9]+)?")
+_RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(?:Z|[+-][0-9]{2}:[0-9]{2})")
 
-Row = tuple[Mapping[str, str], float]
-"""Labels and a value: one element of a query's result."""
+Row = tuple[Mapping[str, str], float | str]
+"""Labels and a value: one element of a query's result. A native histogram is text, in its canonical notation."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputSeries:
-    """`values` are one interval apart, None where there is none. `unsupported` says what we cannot load."""
+    """`values` are one interval apart, None where there is none."""
 
     labels: Mapping[str, str]
-    values: Sequence[float | None]
-    unsupported: str = ""
+    values: Sequence[InputValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +53,24 @@ class AlertTest:
 
 @dataclass(frozen=True, slots=True)
 class QueryTest:
-    """The result that an expression must have. `unsupported` says what we cannot compare."""
+    """The result that an expression must have. `problem` says why it cannot be evaluated or compared."""
 
     eval_seconds: float
     text: str
     expr: Expr | None
     expected: Sequence[Row]
-    unsupported: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UnitTest:
-    """One entry of `tests`."""
+    """One entry of `tests`. `title` tells it from the others where it has no name.
+
+    `problems` are mistakes that keep this test from being run, but not the others of its file.
+    """
 
     name: str
+    title: str
     interval_seconds: float
     series: Sequence[InputSeries]
     alert_tests: Sequence[AlertTest]
@@ -67,6 +78,7 @@ class UnitTest:
     external_labels: Mapping[str, str]
     external_url: str
     start: float
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,44 +112,53 @@ def read(path: Path, *, experimental: bool = False) -> UnitTestFile:
 def _file(path: Path, document: Node, reader: Reader, experimental: bool) -> UnitTestFile:
     fields = reader.fields(document, _FILE)
     interval = reader.duration(fields.get("evaluation_interval")) or DEFAULT_INTERVAL_SECONDS
-    rule_files: list[Path] = []
+    rule_files: dict[Path, None] = {}
     missing: list[str] = []
     for node in reader.items(fields.get("rule_files")):
         pattern = reader.text(node)
         matches = _glob(path.parent, pattern)
-        rule_files += matches
+        rule_files |= dict.fromkeys(matches)
         missing += [] if matches else [pattern]
     return UnitTestFile(
-        path, rule_files, missing, interval,
-        group_order=[reader.text(node) for node in reader.items(fields.get("group_eval_order"))],
-        fuzzy=reader.text(fields.get("fuzzy_compare")).lower() == "true",
+        path, tuple(rule_files), missing, interval, _order(fields.get("group_eval_order"), reader),
+        fuzzy=reader.flag(fields.get("fuzzy_compare")),
         groups=[_group(node, index, interval, reader, experimental) for index, node in
                 enumerate(reader.items(fields.get("tests")), 1)],
     )
 
 
 def _glob(folder: Path, pattern: str) -> list[Path]:
-    path = Path(pattern)
-    if path.is_absolute():
-        return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    if (folder / path).is_file():
-        return [folder / path]  # also reaches out of the folder with .., which a glob would not follow on all versions
-    return sorted(folder.glob(pattern)) if pattern else []
+    """The files that match, as Go's filepath.Glob finds them: `*` stays within a folder, and takes hidden files."""
+    found = glob.glob(os.path.join(glob.escape(str(folder)), pattern), include_hidden=True) if pattern else []
+    return sorted(Path(os.path.normpath(name)) for name in found)
+
+
+def _order(node: Node | None, reader: Reader) -> list[str]:
+    names: list[str] = []
+    for child in reader.items(node):
+        name = reader.text(child)
+        if name in names:
+            reader.problem(child.place, f"group name repeated in evaluation order: {name}")
+        names.append(name)
+    return names
 
 
 def _group(node: Node, index: int, interval: float, reader: Reader, experimental: bool) -> UnitTest:
     name = reader.text(reader.mapping(node).get("name"))
-    with reader.inside(f'test {index}{f" ({name})" if name else ""}'):
+    title = name or f"test {index}"
+    with reader.inside(f"test {index} ({name})" if name else title):
         fields = reader.fields(node, _TEST)
+        content = reader.aside()
         return UnitTest(
-            name or f"test {index}",
+            name, title,
             reader.duration(fields.get("interval")) or interval,
-            [_series(child, reader) for child in reader.items(fields.get("input_series"))],
-            [_alert_test(child, reader) for child in reader.items(fields.get("alert_rule_test"))],
+            [_series(child, reader, content) for child in reader.items(fields.get("input_series"))],
+            [_alert_test(child, reader, content) for child in reader.items(fields.get("alert_rule_test"))],
             [_query_test(child, reader, experimental) for child in reader.items(fields.get("promql_expr_test"))],
             reader.texts(fields.get("external_labels")),
             reader.text(fields.get("external_url")),
             _start(fields.get("start_timestamp"), reader),
+            tuple(map(str, content.problems)),
         )
 
 
@@ -147,43 +168,36 @@ def _start(node: Node | None, reader: Reader) -> float:
     if not text or node is None:
         return 0.0
     try:
-        if text.lstrip("+-").isdigit():
-            return float(text)
-        moment = datetime.fromisoformat(text)
-        return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp(), 3)
+        if _UNIX.fullmatch(text):
+            return round(float(text), 3)
+        if _RFC_3339.fullmatch(text):
+            return round(datetime.fromisoformat(text).timestamp(), 3)
     except ValueError:
-        reader.problem(node.place, f"start_timestamp: neither Unix seconds nor RFC 3339: {text!r}")
-        return 0.0
+        pass  # such as the 31st of February: told below
+    reader.problem(node.place, f"start_timestamp: neither Unix seconds nor RFC 3339: {text!r}")
+    return 0.0
 
 
-def _series(node: Node, reader: Reader) -> InputSeries:
+def _series(node: Node, reader: Reader, content: Reader) -> InputSeries:
     fields = reader.fields(node, ("series", "values"))
-    labels = _labels(fields.get("series"), reader)
-    values = fields.get("values")
-    text = reader.text(values)
-    if "{{" in text:
-        return InputSeries(labels, (), "native histograms are not supported")
+    labels, values = fields.get("series"), fields.get("values")
+    return InputSeries(_parsed(parse_series, labels or node, reader.text(labels), content) or {},
+                       _parsed(parse_values, values or node, reader.text(values), content) or ())
+
+
+def _parsed(parse: Callable[[str], T], node: Node, text: str, content: Reader) -> T | None:
     try:
-        return InputSeries(labels, parse_values(text))
+        return parse(text)
     except ValueError as error:
-        reader.problem(values.place if values else node.place, str(error))
-        return InputSeries(labels, ())
+        content.problem(node.place, str(error))
+        return None
 
 
-def _labels(node: Node | None, reader: Reader) -> dict[str, str]:
-    text = reader.text(node)
-    try:
-        return parse_series(text)
-    except ValueError as error:
-        reader.problem(node.place if node else (0, 0), str(error))
-        return {}
-
-
-def _alert_test(node: Node, reader: Reader) -> AlertTest:
+def _alert_test(node: Node, reader: Reader, content: Reader) -> AlertTest:
     fields = reader.fields(node, ("eval_time", "alertname", "exp_alerts"))
     name = reader.text(fields.get("alertname"))
     if not name:
-        reader.problem(node.place, "an item under alert_rule_test misses required attribute alertname")
+        content.problem(node.place, "an item under alert_rule_test misses required attribute alertname")
     expected = []
     for child in reader.items(fields.get("exp_alerts")):
         alert = reader.fields(child, ("exp_labels", "exp_annotations"))
@@ -194,19 +208,29 @@ def _alert_test(node: Node, reader: Reader) -> AlertTest:
 
 def _query_test(node: Node, reader: Reader, experimental: bool) -> QueryTest:
     fields = reader.fields(node, ("expr", "eval_time", "exp_samples"))
-    text, unsupported = reader.text(fields.get("expr")), ""
+    text, problem, expr = reader.text(fields.get("expr")), "", None
     expected: list[Row] = []
     for child in reader.items(fields.get("exp_samples")):
         row = reader.fields(child, ("labels", "value", "histogram"))
-        if "histogram" in row:
-            unsupported = "native histograms are not supported"
-        expected.append((_labels(row.get("labels"), reader), _number(row.get("value"), reader)))
-    expr = None
+        labels, histogram = reader.text(row.get("labels")), reader.text(row.get("histogram"))
+        value = _number(row.get("value"), reader)
+        try:
+            expected.append((parse_series(labels), _histogram(histogram) if histogram else value))
+        except ValueError as error:
+            problem = problem or f"exp_samples: {error}"
     try:
         expr = parse(text, experimental=experimental)
     except QueryError as error:
-        unsupported = f"could not parse expression: {error}"
-    return QueryTest(reader.duration(fields.get("eval_time")) or 0.0, text, expr, expected, unsupported)
+        problem = f"could not parse expression: {error}"
+    return QueryTest(reader.duration(fields.get("eval_time")) or 0.0, text, expr, expected, problem)
+
+
+def _histogram(text: str) -> str:
+    """The canonical notation of the one histogram that `text` is. Raises ValueError."""
+    values = parse_values(text)
+    if len(values) != 1 or not isinstance(values[0], NativeHistogram):
+        raise ValueError(f"expected one native histogram, found {text!r}")
+    return str(values[0])
 
 
 def _number(node: Node | None, reader: Reader) -> float:
@@ -217,4 +241,4 @@ def _number(node: Node | None, reader: Reader) -> float:
         return float(text.replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan").replace(".Inf", "inf"))
     except ValueError:
         reader.problem(node.place, f"expected a number, found {text!r}")
-        return math.nan
+        return 0.0
