@@ -4,7 +4,7 @@ What cannot be evaluated here is refused here, by name and with the reason. The 
 `str()`, writes its durations as timedelta and reports no positions; see tokens.py for how nodes get theirs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
@@ -16,6 +16,7 @@ from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME
 from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS
 from sidecar.promql.regex import predicate
+from sidecar.promql.spelling import respelled
 from sidecar.promql.tokens import Landmarks, Token, tokenize
 from sidecar.promql.tree import (
     Aggregate,
@@ -45,8 +46,6 @@ _CARDINALITIES: dict[str, Cardinality] = {
 _NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar")
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TIMES = ("@", "offset", "[", ":")
-_FAR_SECONDS = 1e11
 
 
 @lru_cache(maxsize=512)
@@ -56,9 +55,9 @@ def parse(text: str, *, experimental: bool = False) -> Expr:
     `experimental` admits the functions that Prometheus has behind --enable-feature=promql-experimental-functions.
     """
     tokens = tokenize(text)
-    _refuse_far_times(tokens)
+    spelling = respelled(tokens)
     try:
-        return _Conversion(Landmarks(tokens), experimental).convert(parser.parse(text))
+        return _Conversion(Landmarks(tokens), spelling.moments, experimental).convert(parser.parse(spelling.text))
     except (ValueError, OverflowError) as error:
         raise QueryError(f"cannot parse the expression: {error}", help=_hint(tokens)) from None
     except BaseException as error:
@@ -76,22 +75,6 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
     return expr.matchers
 
 
-def _refuse_far_times(tokens: list[Token]) -> None:
-    """Times that the package answers with a panic: before 1970 after `@`, and numbers of seconds beyond its types."""
-    place = ""
-    for before, token in pairwise(tokens):
-        if before.text not in ("+", "-"):
-            place = before.text.lower()
-        if place == "@" and token.text == "-":
-            raise QueryError("times before 1970 after @ are not supported", position=token.position)
-        if place in _TIMES and token.kind == "number" and not abs(_value(token.text)) < _FAR_SECONDS:
-            raise QueryError(f"{token.text} is too far away for a time", position=token.position)
-
-
-def _value(number: str) -> float:
-    return float(int(number, 16)) if number[:2].lower() == "0x" else float(number)
-
-
 def _hint(tokens: list[Token]) -> str:
     words = {token.text for token in tokens}
     for word in ("anchored", "smoothed"):
@@ -105,8 +88,9 @@ def _hint(tokens: list[Token]) -> str:
 class _Conversion:
     """One tree on its way from the package's nodes to ours. Nodes are visited in the order they were written."""
 
-    def __init__(self, landmarks: Landmarks, experimental: bool) -> None:
+    def __init__(self, landmarks: Landmarks, moments: Sequence[float], experimental: bool) -> None:
         self._landmarks = landmarks
+        self._moments = moments
         self._experimental = experimental
 
     def convert(self, node: Any) -> Expr:
@@ -138,7 +122,7 @@ class _Conversion:
             predicate(matcher)
         if node.name:
             matchers = (*matchers, Matcher(METRIC_NAME, "=", node.name))
-        return VectorSelector(node.name or "", matchers, _seconds(node.offset), _at(node.at), position)
+        return VectorSelector(node.name or "", matchers, _seconds(node.offset), self._at(node.at), position)
 
     def matrix(self, node: Any) -> Expr:
         selector = self.vector(node.vector_selector)
@@ -146,8 +130,19 @@ class _Conversion:
 
     def subquery(self, node: Any) -> Expr:
         expr = self.convert(node.expr)
-        return Subquery(expr, _seconds(node.range), _seconds(node.step), _seconds(node.offset), _at(node.at),
-                        expr.position)
+        return Subquery(expr, _seconds(node.range), _seconds(node.step), _seconds(node.offset),
+                        self._at(node.at), expr.position)
+
+    def _at(self, modifier: Any) -> At:
+        if modifier is None:
+            return None
+        kind = str(modifier.type)
+        if kind.endswith("Start"):
+            return "start"
+        if kind.endswith("End"):
+            return "end"
+        index: float = (modifier.at - _EPOCH).total_seconds()
+        return self._moments[round(index)]
 
     def call(self, node: Any) -> Expr:
         name = node.func.name
@@ -206,17 +201,6 @@ def _refuse(what: str, why: str, position: int | None) -> NoReturn:
 
 def _seconds(delta: timedelta | None) -> float:
     return 0.0 if delta is None else round(delta.total_seconds(), 3)
-
-
-def _at(modifier: Any) -> At:
-    if modifier is None:
-        return None
-    kind = str(modifier.type)
-    if kind.endswith("Start"):
-        return "start"
-    if kind.endswith("End"):
-        return "end"
-    return round((modifier.at - _EPOCH).total_seconds(), 3)
 
 
 _CONVERTERS: dict[type[Any], Callable[[_Conversion, Any], Expr]] = {

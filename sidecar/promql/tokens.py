@@ -14,27 +14,35 @@ MAX_LENGTH = 32_768
 MAX_DEPTH = 150
 """Levels of brackets and chained operators. The parser overflows its stack at thousands, evaluation at hundreds."""
 
-_TOKEN = re.compile(
-    r"""(?P<blank>\s+|\#[^\n]*)
+_PATTERN = r"""(?P<blank>\s+|\#[^\n]*)
       | (?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`[^`]*`)
       | (?P<duration>(?:[0-9]+(?:ms|[smhdwy]))+(?![A-Za-z0-9_]))
-      | (?P<number>0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?:[iI][nN][fF]|[nN][aA][nN])\b)
+      | (?P<number>(?:0[xX](?:_?HEX)+|(?:DIGITS\.?(?:DIGITS)?|\.DIGITS)(?:[eE][+-]?DIGITS)?
+          |[iI][nN][fF]|[nN][aA][nN])(?![A-Za-z0-9_]))
       | (?P<word>[A-Za-z_:][A-Za-z0-9_:]*)
-      | (?P<sign>[=!<>]=|=~|!~|.)""",
-    re.VERBOSE | re.DOTALL,
-)
+      | (?P<sign>[=!<>]=|=~|!~|.)""".replace("DIGITS", "[0-9](?:_?[0-9])*").replace("HEX", "[0-9a-fA-F]")
+_TOKEN = re.compile(_PATTERN, re.VERBOSE | re.DOTALL)
+_BRACKETED = re.compile(_PATTERN.replace("[A-Za-z_:]", "[A-Za-z_]"), re.VERBOSE | re.DOTALL)
+"""Between square brackets no word begins with a colon: `[5m:1m]` are two durations."""
+_PART = re.compile(r"([0-9]+)(ms|[smhdwy])")
 _OPEN = {"(": ")", "[": "]", "{": "}"}
 _OPERATORS = frozenset(("+", "-", "*", "/", "%", "^", "==", "!=", "<=", ">=", "<", ">", "and", "or", "unless", "atan2"))
-_LISTS = frozenset(("by", "without", "on", "ignoring", "group_left", "group_right"))
-_BEFORE_SELECTOR = _OPERATORS | _LISTS | {"bool"}
+LISTS = frozenset(("by", "without", "on", "ignoring", "group_left", "group_right"))
+"""Words after which names of labels stand in brackets."""
+_BEFORE_SELECTOR = _OPERATORS | LISTS | {"bool"}
 
 
 class Token(NamedTuple):
-    """A piece of an expression. `kind` is string, duration, number, word or sign."""
+    """A piece of an expression. `kind` is string, duration, number, word or sign; `bracketed`: between [ and ]."""
 
     kind: str
     text: str
     position: int
+    bracketed: bool = False
+
+    def parts(self) -> list[tuple[str, str]]:
+        """The (count, unit) pairs of a duration."""
+        return _PART.findall(self.text)
 
 
 def tokenize(text: str) -> list[Token]:
@@ -42,8 +50,13 @@ def tokenize(text: str) -> list[Token]:
     if len(text) > MAX_LENGTH:
         raise QueryError(f"the expression is {len(text)} characters long, more than {MAX_LENGTH}",
                          help="record a part of it under a name of its own and use that name")
-    found = [Token(match.lastgroup or "", match[0], match.start()) for match in _TOKEN.finditer(text)]
-    tokens = [token for token in found if token.kind != "blank"]
+    tokens: list[Token] = []
+    bracketed, position = False, 0
+    while match := (_BRACKETED if bracketed else _TOKEN).match(text, position):
+        position = match.end()
+        if match.lastgroup != "blank":
+            tokens.append(Token(match.lastgroup or "", match[0], match.start(), bracketed))
+            bracketed = match[0] == "[" or (bracketed and match[0] != "]")
     _check_depth(tokens)
     return tokens
 
@@ -90,7 +103,7 @@ def _landmarks(tokens: list[Token]) -> Iterator[Token]:
         before = tokens[index - 1].text.lower() if index else ""
         if skip_until:
             skip_until = "" if token.text == skip_until else skip_until
-        elif token.text == "(" and before in _LISTS:
+        elif token.text == "(" and before in LISTS:
             skip_until = ")"
         elif token.kind in ("number", "duration") and _is_modifier_value(tokens, index):
             continue
