@@ -81,6 +81,7 @@ REFUSED = {
     "x @ NaN": "timestamp out of bounds",
     "x @ -1e16": "timestamp out of bounds",
     "1e999": "the number is too large",
+    "limit_ratio(-(time() + x), x)": "the first parameter of limit_ratio() must be a number",
     "{}": "at least one non-empty matcher",
     "(" * 1000 + "1" + ")" * 1000: "nested more than 150 levels",
     "1" + " + 1" * 5000: "nested more than 150 levels",
@@ -93,7 +94,7 @@ REFUSED = {
 def test_refusals_name_the_reason(text: str, reason: str) -> None:
     """What cannot be evaluated is refused when it is read, with the name of the thing and why."""
     with pytest.raises(QueryError) as caught:
-        parse(text)
+        parse(text, experimental="limit_ratio" in text)
     assert reason in str(caught.value)
 
 

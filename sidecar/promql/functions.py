@@ -272,7 +272,15 @@ _WINDOWED: dict[str, Callable[..., float | None]] = {
     )
 }
 
+_NUMBERS: dict[str, Callable[..., float]] = {
+    "pi": lambda ev: math.pi, "time": lambda ev: ev.at, "start": lambda ev: ev.start, "end": lambda ev: ev.end,
+    "step": lambda ev: ev.step_seconds, "range": lambda ev: ev.end - ev.start,
+    "min_of": lambda ev, left, right: arithmetic.smaller(left, right),
+    "max_of": lambda ev, left, right: arithmetic.greater(left, right),
+}
+
 FUNCTIONS: dict[str, Function] = {
+    **{name: _number(fn) for name, fn in _NUMBERS.items()},
     **{name: _pointwise(fn) for name, fn in _POINTWISE.items()},
     **{name: _dated(fn) for name, fn in _DATED.items()},
     **{name: _windowed(fn) for name, fn in _WINDOWED.items()},
@@ -298,15 +306,10 @@ FUNCTIONS: dict[str, Function] = {
     "sort_by_label_desc": _sorted_by_label(descending=True),
     "timestamp": _timestamp,
     "vector": _to_vector,
-    "pi": _number(lambda ev: math.pi),
-    "time": _number(lambda ev: ev.at),
-    "start": _number(lambda ev: ev.start),
-    "end": _number(lambda ev: ev.end),
-    "step": _number(lambda ev: ev.step_seconds),
-    "range": _number(lambda ev: ev.end - ev.start),
-    "min_of": _number(lambda ev, left, right: arithmetic.smaller(left, right)),
-    "max_of": _number(lambda ev, left, right: arithmetic.greater(left, right)),
 }
+
+NUMBERS = frozenset((*_NUMBERS, "scalar"))
+"""The functions that give a number; all others give a vector."""
 
 EXPERIMENTAL = frozenset((
     "mad_over_time", "first_over_time", "ts_of_first_over_time", "ts_of_last_over_time", "ts_of_max_over_time",

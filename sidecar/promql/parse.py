@@ -14,7 +14,7 @@ import promql_parser as parser
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME
-from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS
+from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS, NUMBERS
 from sidecar.promql.regex import predicate
 from sidecar.promql.spelling import respelled
 from sidecar.promql.tokens import Landmarks, Token, tokenize
@@ -188,11 +188,24 @@ class _Conversion:
         if op in _EXPERIMENTAL_AGGREGATIONS and not self._experimental:
             _refuse(f"{op}()", "it is experimental in Prometheus and may change there", position)
         parameter = self.convert(node.param) if node.param is not None else None
+        if op in _EXPERIMENTAL_AGGREGATIONS and not _is_number(parameter):
+            raise QueryError(f"the first parameter of {op}() must be a number", position=position)
         expr = self.convert(node.expr)
         modifier = node.modifier
         grouping = tuple(modifier.labels) if modifier is not None else ()
         without = modifier is not None and str(modifier.type).endswith("Without")
         return Aggregate(op, expr, parameter, grouping, without, position)
+
+
+def _is_number(expr: Expr | None) -> bool:
+    match expr:
+        case Unary() | Paren():
+            return _is_number(expr.expr)
+        case Binary():
+            return _is_number(expr.left) and _is_number(expr.right)
+        case Call():
+            return expr.function in NUMBERS
+    return isinstance(expr, NumberLiteral)
 
 
 def _refuse(what: str, why: str, position: int | None) -> NoReturn:

@@ -41,7 +41,8 @@ def respelled(tokens: Sequence[Token]) -> Spelling:
             moments.append(_moment(token, -1 if sign == "-" else 1))
             pieces[-1 - 2 * bool(sign):] = [" ", str(len(moments) - 1)]
         else:
-            pieces.append(quote(token.text) if listed and ":" in token.text else _spelled(token, place))
+            colons = listed and token.kind == "word" and ":" in token.text
+            pieces.append(quote(token.text) if colons else _spelled(token, place))
     return Spelling("".join(pieces), tuple(moments))
 
 
