@@ -77,6 +77,17 @@ def test_resend_is_strictly_later_than_the_delay(interval: float, expected: list
     assert seen == expected
 
 
+def test_alert_whose_rule_fails_is_not_repeated() -> None:
+    """While nobody has judged it again nothing new can be said of it: it is neither resent nor counted as expired."""
+    box = outbox()
+    for second in range(1000):
+        box.offer([alert()], T + second)
+        assert deliver(box, T + second) == ([("MemoryCritical", "firing")] if second == 0 else [])
+    assert box.counts.expired == 0
+    box.offer([alert(last_evaluation=T + 1000)], T + 1000)
+    assert deliver(box, T + 1000) == [("MemoryCritical", "firing")]
+
+
 def test_firing_holds_for_four_resends_after_its_evaluation() -> None:
     """endsAt is the evaluation's time plus four times the longer of interval and resend delay."""
     box = outbox()

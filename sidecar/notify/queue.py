@@ -61,6 +61,11 @@ def _state(alert: Alert) -> tuple[float | None, float | None]:
     return alert.fired_at, alert.resolved_at
 
 
+def _moment(alert: Alert, now: float) -> float:
+    """When what an alert says was found out: a firing that was not judged again since (its rule fails) is no news."""
+    return alert.last_evaluation if alert.resolved_at is None else now
+
+
 def _tellable(alert: Alert) -> bool:
     """Firing, or resolved after it had fired. Never pending."""
     ended = alert.state == "inactive" and alert.resolved_at is not None
@@ -162,16 +167,17 @@ class Outbox:
             if len(self._told) >= FOLLOWED:
                 self.counts.overflowed += 1
                 return
-            self._told[key] = _Told(_state(alert), now, now)
+            self._told[key] = _Told(_state(alert), _moment(alert, now), now)
             self._enqueue(alert)
             return
         told.offered_at = now
         news = told.state != _state(alert)
         if told.state[0] != alert.fired_at:
             told.accepted = False
+        moment = _moment(alert, now)
         # Before `queued_at` the clock was set back: then waiting for the old time would keep people in the dark.
-        if news or not told.queued_at <= now <= told.queued_at + self._resend_delay_seconds:
-            told.state, told.queued_at = _state(alert), now
+        if news or not told.queued_at <= moment <= told.queued_at + self._resend_delay_seconds:
+            told.state, told.queued_at = _state(alert), moment
             self._enqueue(alert)
         elif key in self._queue:
             self._queue[key][-1] = alert

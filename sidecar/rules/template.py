@@ -49,7 +49,8 @@ class _AlertData:
     value: float
     surroundings: Surroundings
 
-    go_type = "struct { Labels map[string]string; ExternalLabels map[string]string; ExternalURL string; Value float64 }"
+    go_type = ("struct { Labels map[string]string; ExternalLabels map[string]string; ExternalURL string; "
+               "Value interface {} }")
 
     @property
     def go_fields(self) -> Mapping[str, object]:
