@@ -115,7 +115,11 @@ def start(
         if not _in_main_interpreter():
             _warn("not started in a sub-interpreter: signals, forks and daemon threads belong to the main one")
             return
-        agent = _Agent(options)
+        try:
+            agent = _Agent(options)
+        except OSError as error:
+            _warn(f"not started: {error}")
+            return
         if not agent.open():
             return
         _agent = agent
@@ -229,7 +233,7 @@ def count_request() -> None:
     number = next(_requests) + 1
     agent = _agent
     if agent is not None and agent.options.every_requests and number % agent.options.every_requests == 0:
-        agent.ask("light")
+        agent.ask("light", "requests")
 
 
 def cleanup(level: str = "standard") -> Figures:
@@ -393,15 +397,16 @@ class _Throttled:
 
 
 class _Patiently:
-    """Finds out what depends on functions of the app, in a thread: one that hangs must not make the agent deaf."""
+    """Figures of what is registered, found in a thread: a function of the app that hangs must not make us deaf."""
 
-    def __init__(self, find_out: Callable[[], Figures]) -> None:
-        self._find_out = find_out
+    def __init__(self) -> None:
         self._found: Figures = {}
         self._thread: threading.Thread | None = None
 
     def __call__(self) -> Figures:
         """The value, or the last one where it takes longer than PATIENCE_SECONDS."""
+        if not (_registry.caches or _registry.models):
+            return {}
         if self._thread is None or not self._thread.is_alive():
             self._thread = _thread(self._work, "rag-sidecar-figures")
         if self._thread is not None:
@@ -409,7 +414,7 @@ class _Patiently:
         return self._found
 
     def _work(self) -> None:
-        self._found = _attempt(self._find_out)[0] or {}
+        self._found = _registry.figures()
 
 
 def _thread(work: Callable[[], None], name: str) -> threading.Thread | None:
@@ -523,10 +528,10 @@ class _Window:
 
     def look(self, seconds: float) -> Figures:
         """The sites that hold most of what was allocated during `seconds`, or of what is traced anyway."""
+        if not seconds and not _tracemalloc_figures()["tracing"]:
+            return {}
         import tracemalloc
 
-        if not seconds and not tracemalloc.is_tracing():
-            return {}
         note = {}
         if seconds and not tracemalloc.is_tracing():
             self.ours = True
@@ -645,7 +650,10 @@ class _Glibc(_Allocator):
         free = sum(arena.free for arena in arenas)
         known = {"arena_bytes": arena_bytes, "in_use_bytes": arena_bytes - free, "free_bytes": free,
                  "mmapped_bytes": mmapped}
-        mapped, gone = self._mapped_and_gone()
+        try:
+            mapped, gone = self._mapped_and_gone()
+        except OSError:  # a process that is not dumpable may not read its own memory as a file
+            mapped = gone = 0
         side_tops = sum(arena.top for arena in arenas[1:])
         low = sum(arena.low for arena in arenas) - gone
         high = sum(arena.high for arena in arenas) - gone + min(gone, side_tops)
@@ -1032,7 +1040,10 @@ class _Cleaner:
     def clean(self, level: str) -> Figures:
         """Call it."""
         function = self._function()
-        told = function(level) if function is not None else None
+        told: Any = function(level) if function is not None else None
+        if hasattr(told, "__await__"):
+            told.close()
+            raise TypeError("it is a coroutine function: nobody awaits it here; register a plain one")
         return {"told_bytes": int(told)} if isinstance(told, (int, float)) and not isinstance(told, bool) else {}
 
     call = clean
@@ -1281,26 +1292,18 @@ def _summed_up(rows: list[Figures], title: str) -> list[Figures]:
 
 
 class _Step:
-    """One step: what it is called, what does it, and whether that is the app's. `of` guards against two at a time."""
+    """One step: what it is called, what does it, and whether that is the app's, so that it may not return."""
 
-    def __init__(self, name: str, work: Callable[[], Figures], of: Iterable[Any] = ()) -> None:
+    def __init__(self, name: str, work: Callable[[], Figures], is_the_apps: bool = False) -> None:
         self.name = name
         self.work = work
-        self.of = tuple(of)
+        self.is_the_apps = is_the_apps
         self.begun = 0.0
         self.before: dict[str, int] = {}
 
     def carry_out(self) -> Figures:
         """Its line in the result. What it raises becomes `error`."""
-        if any(thing.busy for thing in self.of):
-            return {"step": self.name, "error": "left out: it has not returned from an earlier cleanup"}
-        for thing in self.of:
-            thing.busy = True
-        try:
-            told, error = _attempt(self.work)
-        finally:
-            for thing in self.of:
-                thing.busy = False
+        told, error = _attempt(self.work)
         line = {**self.line(), **(told or {})}
         return {**line, "error": error} if error else line
 
@@ -1350,12 +1353,13 @@ class _Run:
         self.predicted = known.get("releasable_bytes")
         expected = known.get("expected_bytes", 0)
         if self.level == "light" and expected < RELEASE_FROM_BYTES:
-            return {"detail": f"left out: {expected // MIB} MiB are expected, less than {RELEASE_FROM_BYTES // MIB}"}
+            few = f"left out: {expected // MIB} MiB are expected, less than {RELEASE_FROM_BYTES // MIB}"
+            return {"detail": few if "expected_bytes" in known else known["reason"]}
         before = _memory()
         detail = allocator.release(expected)
         allocator.returned_bytes += max(0, _anon_freed(before).get("freed_bytes", 0))
         _malloc_figures.forget()
-        return {"detail": detail}
+        return {"detail": detail, **({} if self.predicted is None else {"predicted_bytes": self.predicted})}
 
     def finish(self) -> None:
         """Write the result."""
@@ -1383,16 +1387,31 @@ def _registered_steps(level: str) -> Iterator[_Step]:
         things = [thing for thing in _registry.living(kind) if thing.rank <= rank]
         alone = things if len(things) <= SHOWN else things[: SHOWN - 1]
         for thing in alone:
-            yield _Step(f"{thing.kind}:{thing.name}", functools.partial(thing.clean, level), [thing])
+            yield _Step(f"{thing.kind}:{thing.name}", functools.partial(_clean, thing, level), True)
         rest = things[len(alone) :]
         if rest:
-            yield _Step(f"{rest[0].kind}:other", functools.partial(_clean_all, rest, level), rest)
+            yield _Step(f"{rest[0].kind}:other", functools.partial(_clean_all, rest, level), True)
+
+
+def _clean(thing: _Cleaner | _Cache | _Model, level: str) -> Figures:
+    """Never two at a time: one that hangs would cost a thread in each cleanup."""
+    if thing.busy:
+        return {"error": "left out: it has not returned from an earlier cleanup"}
+    thing.busy = True
+    try:
+        return thing.clean(level)
+    finally:
+        thing.busy = False
 
 
 def _clean_all(things: list[Any], level: str) -> Figures:
-    errors = [f"{thing.name}: {error}" for thing in things for error in [_attempt(thing.clean, level)[1]] if error]
+    failed, first = 0, ""
+    for thing in things:
+        told, error = _attempt(_clean, thing, level)
+        error = error or told.get("error", "")
+        failed, first = failed + bool(error), first or (error and f"{thing.name}: {error}")
     detail = {"detail": f"{len(things)} of them"}
-    return {**detail, "error": f"{len(errors)} failed, first {errors[0]}"} if errors else detail
+    return {**detail, "error": f"{failed} failed, first {first}"} if failed else detail
 
 
 _lowered_from: list[tuple[int, int, int]] = []
@@ -1529,7 +1548,7 @@ class _Runner:
             if run is None or not run.overtakable:
                 return None
             step = run.current
-            if step is None or not step.of:
+            if step is None or not step.is_the_apps:
                 return now + 1.0
             if now < step.begun + CALLBACK_SECONDS:
                 return step.begun + CALLBACK_SECONDS
@@ -1550,7 +1569,7 @@ class _Runner:
         while run.pending:
             step = run.pending.popleft()
             step.begun, step.before, run.current = time.monotonic(), _memory(), step
-            late = step.of and time.monotonic() > run.begun + CLEANUP_SECONDS
+            late = step.is_the_apps and time.monotonic() > run.begun + CLEANUP_SECONDS
             line = {"step": step.name, "error": "left out: the cleanup takes too long"} if late else step.carry_out()
             with self._lock:
                 if run.worker is not worker:
@@ -1678,7 +1697,8 @@ class _Connection:
         self.listener = listener
         self.busy = False
         self.deadline = time.monotonic() + IDLE_SECONDS
-        self._stays = True
+        self.stays = True
+        self._knows_interim = True
         self._inbox = bytearray()
         self._outbox = bytearray()
 
@@ -1704,12 +1724,13 @@ class _Connection:
         end = self._inbox.find(b"\r\n\r\n", 0, HEAD_BYTES)
         if end < 0:
             if len(self._inbox) >= HEAD_BYTES:
-                self._stays = False
+                self.stays = False
                 raise _Refused(431, "head_too_large", f"the first line and the headers have at most {HEAD_BYTES} bytes")
             return None
-        self._stays, stays = False, self._stays  # until the head is understood, nobody knows where the next one begins
+        self.stays, stays = False, self.stays  # until the head is understood, nobody knows where the next one begins
         request, length, keep_alive = _parse_head(bytes(self._inbox[:end]))
-        self._stays = stays and keep_alive
+        self._knows_interim = self._inbox.find(b" HTTP/1.1\r\n", 0, end + 2) >= 0
+        self.stays = stays and keep_alive
         if len(self._inbox) < end + 4 + length:
             return None
         body = bytes(self._inbox[end + 4 : end + 4 + length])
@@ -1717,7 +1738,9 @@ class _Connection:
         return request._replace(body=body)
 
     def accept(self, id: str) -> None:
-        """Tell at once that the cleanup was taken: an interim answer (RFC 9110, 15.2)."""
+        """Tell at once that the cleanup was taken: an interim answer (RFC 9110, 15.2), not for HTTP/1.0."""
+        if not self._knows_interim:
+            return
         self._outbox += b"HTTP/1.1 102 Processing\r\nX-Rag-Sidecar-Accepted: %s\r\n\r\n" % id.encode()
         self.write()
 
@@ -1728,7 +1751,7 @@ class _Connection:
         body = json.dumps({"protocol": PROTOCOL, "pid": os.getpid(), "agent": VERSION, **payload}).encode() + b"\n"
         fields = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store",
                   "X-Content-Type-Options": "nosniff", "X-Rag-Sidecar-Protocol": str(PROTOCOL),
-                  "Connection": "keep-alive" if self._stays else "close", **headers}
+                  "Connection": "keep-alive" if self.stays else "close", **headers}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self._outbox += f"HTTP/1.1 {status} {_REASONS[status]}\r\n{head}\r\n".encode("latin-1") + body
         self.busy = False
@@ -1748,7 +1771,7 @@ class _Connection:
 
     def over(self) -> bool:
         """Whether everything has been said."""
-        return not (self._stays or self.busy or self._outbox)
+        return not (self.stays or self.busy or self._outbox)
 
 
 class _Listener:
@@ -1917,8 +1940,10 @@ class _Agent:
         self.options = options
         self.started_at = time.time()
         self.listeners: list[_Listener] = []
-        self.asked: collections.deque[str] = collections.deque(maxlen=16)
+        self.asked: collections.deque[tuple[str, str]] = collections.deque(maxlen=16)
         self.answers: collections.deque[tuple[_Connection, int, Figures]] = collections.deque(maxlen=256)
+        self.levels: dict[int, str] = {}
+        """What a signal asks for, by its number."""
         self.window: _Window | None = None
         self.froze = False
         self.stopping = False
@@ -1976,9 +2001,9 @@ class _Agent:
         self.listeners.append(_Listener(listening, self.options.token))
         return ""
 
-    def ask(self, level: str) -> None:
+    def ask(self, level: str, trigger: str) -> None:
         """From anywhere, also from a handler of a signal: have a cleanup done soon."""
-        self.asked.append(level)
+        self.asked.append((level, trigger))
         self._wake()
 
     def tell(self, connection: _Connection, status: int, payload: Figures) -> None:
@@ -1999,8 +2024,11 @@ class _Agent:
             return
         for title, level in wanted.items():
             number = getattr(signal, title)
-            if explicit or signal.getsignal(number) == signal.SIG_DFL:
-                _handled[number] = (level, signal.signal(number, _on_signal))
+            before = signal.getsignal(number)
+            if explicit or before in (signal.SIG_DFL, _on_signal):
+                signal.signal(number, _on_signal)
+                _handled.setdefault(number, before)
+                self.levels[number] = level
 
     def close(self) -> None:
         """End the thread, and give back what was taken."""
@@ -2116,6 +2144,7 @@ class _Loop:
                 if payload is not None:
                     connection.answer(200, payload, {})
             except _Refused as refused:
+                connection.stays &= refused.status not in (401, 403)  # a stranger gets one answer for each connection
                 connection.answer(refused.status, refused.payload, refused.headers)
             if connection.over():
                 break
@@ -2133,7 +2162,8 @@ class _Loop:
                 if not _attempt(connection.answer, status, payload, headers)[1]:
                     self._serve(connection, 0)
         while agent.asked:
-            _runner.ask(agent.asked.popleft(), trigger="signal")
+            level, trigger = agent.asked.popleft()
+            _runner.ask(level, trigger=trigger)
         if self._clean_at is not None and now >= self._clean_at:
             self._clean_at = now + agent.options.every_seconds
             _runner.ask("light", trigger="interval")
@@ -2164,7 +2194,7 @@ class _Routes:
 
     def __init__(self, agent: _Agent) -> None:
         self._agent = agent
-        self._registered = _Patiently(_registry.figures)
+        self._registered = _Patiently()
         self._routes: dict[str, dict[str, Callable[[_Request, _Connection], Figures | None]]] = {
             "/": {"GET": self._hello}, "/memory": {"GET": self._memory}, "/report": {"GET": self._report},
             "/cleanup": {"POST": self._cleanup}, "/mode": {"POST": self._mode},
@@ -2181,13 +2211,14 @@ class _Routes:
         return methods[request.method](request, connection)
 
     def _hello(self, _: _Request, __: _Connection) -> Figures:
-        ours = {number: level for number, (level, _) in _handled.items() if signal.getsignal(number) is _on_signal}
-        listening = (listener.listening.getsockname() for listener in self._agent.listeners if listener.token)
+        ours = {nr: level for nr, level in self._agent.levels.items() if signal.getsignal(nr) is _on_signal}
+        names = [listener.listening.getsockname() for listener in self._agent.listeners if listener.token]
         hello = {
             "python": sys.version.split()[0], "implementation": sys.implementation.name,
             "started_at": self._agent.started_at, "levels": list(LEVELS), "mode": _registry.mode,
             "signals": {signal.Signals(number).name: level for number, level in ours.items()},
-            "allocator": _allocator().name, "listening": [f"{name[0]}:{name[1]}" for name in listening],
+            "allocator": _allocator().name,
+            "listening": [f"{f'[{host}]' if ':' in host else host}:{port}" for host, port, *_ in names],
         }  # fmt: skip
         return {**hello, "name": self._agent.options.name} if self._agent.options.name else hello
 
@@ -2211,12 +2242,10 @@ class _Routes:
             raise _Refused(503, "no_thread", "this process can start no thread now")
 
     def _look(self, window: _Window, seconds: float, objects: float) -> Figures:
-        report = window.look(seconds)
-        if objects:
-            report["objects"] = _object_types()
-        figures = _figures(self._registered())
-        figures["tracemalloc"].update(report.pop("tracemalloc", {}))
-        return {**figures, **report}
+        found = window.look(seconds)
+        figures = {**_figures(self._registered()), "cleanups": _runner.results()}
+        figures["tracemalloc"].update(found)
+        return {**figures, "objects": _object_types()} if objects else figures
 
     def _cleanup(self, request: _Request, connection: _Connection) -> Figures | None:
         asked = request.json()
@@ -2254,18 +2283,23 @@ class _Routes:
 def _figures(registered: Figures) -> Figures:
     """The answer to GET /memory. What is not known is not there."""
     malloc = {key: value for key, value in _malloc_figures().items() if key != "expected_bytes"}
-    allocator = _allocator()
+    allocator, results = _allocator(), _runner.results()
     figures: Figures = {
         "gc": _gc_figures(),
         "malloc": {"allocator": allocator.name, **malloc, "trim_returned_bytes_total": allocator.returned_bytes},
         "torch": _torch_figures(), "tracemalloc": _tracemalloc_figures(),
         "caches": registered.get("caches", []), "models": registered.get("models", []),
         "requests_total": int(repr(_requests)[len("count(") : -1]),
-        "cleanups": _runner.results(), "mode": _registry.mode, **_memory(),
+        "cleanups": [*(_without_steps(result) for result in results[:-1]), *results[-1:]],
+        "mode": _registry.mode, **_memory(),
     }  # fmt: skip
     if hasattr(sys, "getallocatedblocks"):
         figures["python"] = {"allocated_blocks": sys.getallocatedblocks()}
     return figures
+
+
+def _without_steps(result: Figures) -> Figures:
+    return {key: value for key, value in result.items() if key != "steps"}
 
 
 # Signals, forks, and what there is one of in a process
@@ -2274,8 +2308,8 @@ def _figures(registered: Figures) -> Figures:
 def _on_signal(number: int, _: Any) -> None:
     """A handler: it may interrupt anything, so it only leaves a note and wakes the agent's thread."""
     agent = _agent
-    if agent is not None and number in _handled:
-        agent.ask(_handled[number][0])
+    if agent is not None and number in agent.levels:
+        agent.ask(agent.levels[number], "signal")
 
 
 def _give_back_signals() -> None:
@@ -2283,7 +2317,7 @@ def _give_back_signals() -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in list(_handled):
-        _, before = _handled.pop(number)
+        before = _handled.pop(number)
         if signal.getsignal(number) is _on_signal:
             signal.signal(number, signal.SIG_DFL if before is None else before)
 
@@ -2301,7 +2335,7 @@ def _once_per_process() -> None:
 def _after_fork() -> None:
     """The child of a fork: sockets, threads and locks are the parent's; it gets an agent of its own."""
     global _agent, _starting
-    _starting = threading.Lock()
+    _starting = threading.RLock()
     _registry.after_fork()
     _runner.after_fork()
     parents, _agent = _agent, None
@@ -2311,6 +2345,7 @@ def _after_fork() -> None:
         parents.window.close()
     parents.close_descriptors()
     agent = _Agent(parents.options)
+    agent.levels = parents.levels
     if agent.open(quiet=True):  # logging may still be locked by a thread of the parent
         _agent = agent
 
@@ -2323,11 +2358,12 @@ def _allocator() -> _Allocator:
     return _found_allocator
 
 
-_starting = threading.Lock()
+_starting = threading.RLock()
 _agent: _Agent | None = None
 _hooked = False
 _found_allocator: _Allocator | None = None
-_handled: dict[int, tuple[str, Any]] = {}
+_handled: dict[int, Any] = {}
+"""The signals that lead to `_on_signal`, and what they led to before."""
 _requests = itertools.count()
 _pauses = _Pauses()
 _registry = _Registry()
