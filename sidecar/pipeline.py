@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
@@ -23,10 +23,12 @@ from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
+from sidecar.promql.steps import Steps
 from sidecar.promql.tree import LOOKBACK_SECONDS
 from sidecar.promql.values import Matcher
 from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.group import Group
+from sidecar.rules.source import Source
 from sidecar.rules.standing import Standing, compared
 from sidecar.store import Store
 from sidecar.thresholds import Thresholds, Wanted
@@ -36,8 +38,12 @@ log = logging.getLogger("sidecar")
 
 JUST_AFTER_SECONDS = 0.001
 LONGEST_STEP_BACK_SECONDS = 5.0
-HELD_SECONDS = 0.010
-"""How long a tick may keep the event loop to itself."""
+HELD_SECONDS = 0.005
+"""After how long a tick lets others run; what cannot be interrupted takes a few milliseconds more."""
+SILENT_SECONDS = 1.0
+"""How long a tick may go on without a sign of life to the guard."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class Stages:
     sampler: Sampler
     store: Store
     groups: Sequence[Group]
-    query: Query
+    query: Query | Source
     ledger: Ledger
     dispatch: Dispatch
     notifier: Notifier
@@ -83,6 +89,9 @@ class Pipeline:
         self._subjects_now: list[Subject] = []
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
+        self._done = 0
+        self._held_since = self._beaten_at = 0.0
+        self._ungated: set[str] = set()
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
             for rule in group.alerting_rules:
@@ -95,10 +104,12 @@ class Pipeline:
     async def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
 
-        Between rule groups others may run when this takes long: pages are served, alerts posted. Raises SidecarError
-        if the clock has been set back: every series lies in the future then, and would for hours hide what comes.
+        Between rules and inside them others may run when this takes long: pages are served, alerts posted. Raises
+        SidecarError if the clock has been set back: every series lies in the future then, and would for hours hide
+        what comes.
         """
         begun, stages = monotonic(), self._stages
+        self._held_since = self._beaten_at = begun
         if now < self._last - LONGEST_STEP_BACK_SECONDS:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
         self._take_in_events(now)
@@ -114,18 +125,33 @@ class Pipeline:
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
-                group.evaluate(slot, stages.query, stages.store.append)
-            if monotonic() - begun > HELD_SECONDS:
-                await stages.breathe()
+                await self._paced(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
         self._subjects_now = list(self._subjects(targets, readings, now))
-        self._acting.act(policy, self._subjects_now, list(self._gates(alerts, now)), now)
-        stages.dispatch.beat(self._acting.done())
+        self._acting.act(policy, self._subjects_now, await self._paced(self._gates(alerts, now)), now)
+        self._done = self._acting.done()
+        stages.dispatch.beat(self._done)
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
         self._publish([*seen, *counted], alerts)
+
+    async def _paced(self, steps: Steps[Result]) -> Result:
+        """The result of something long, while the event loop is not held for long and the guard hears of us."""
+        try:
+            while True:
+                next(steps)
+                now = monotonic()
+                if now - self._held_since > HELD_SECONDS:
+                    if now - self._beaten_at > SILENT_SECONDS:
+                        self._stages.dispatch.beat(self._done)
+                        self._beaten_at = now
+                    await self._stages.breathe()
+                    self._held_since = monotonic()
+        except StopIteration as ended:
+            result: Result = ended.value
+            return result
 
     def heard(self, events: Sequence[Event]) -> None:
         """What of the guard's news does not wait for the next tick: a target has ended."""
@@ -234,28 +260,34 @@ class Pipeline:
                 fresh=bool(used and lines and lines[1].basis in used),
                 age_seconds=since_boot() - ticks / CLOCK_TICKS, mode=plan.mode, channels=plan.channels)
 
-    def _gates(self, alerts: Sequence[Alert], now: float) -> Iterator[Gate]:
+    def _gates(self, alerts: Sequence[Alert], now: float) -> Steps[list[Gate]]:
         """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
+        found: list[Gate] = []
         firing = {alert.labels for alert in alerts if alert.state == "firing" and alert.condition}
         used = {sample.labels["target"]: sample.value for sample in self._stages.store.newest(
             [Matcher("__name__", "=", USED.name)], now - LOOKBACK_SECONDS, now)}
         for _, rule, gate in self._gated:
             try:
-                lines = gate.lines(self._stages.query, now)
+                lines = yield from gate.steps(self._stages.query, now)
             except QueryError as error:
-                log.warning("gate", extra={"alert": rule.name, "error": str(error)})
+                if rule.name not in self._ungated:
+                    log.warning("gate", extra={"alert": rule.name, "error": str(error)})
+                self._ungated.add(rule.name)
                 continue
+            self._ungated.discard(rule.name)
             for line in lines:
                 target, wanted = line.labels["target"], line.labels.get("cleanup", "")
                 if target not in self._plans or wanted not in STRENGTH:
                     continue
                 now_used = used.get(target, 0.0)
                 standing = not rule.spec.for_seconds
-                yield Gate(
+                found.append(Gate(
                     target, line.labels.get("level", ""), cast(Cleanup, wanted), line.labels,
                     open=now_used >= line.line_bytes if line.op == ">=" else now_used > line.line_bytes,
                     ripe=standing or line.labels in firing, standing=standing, line_bytes=line.line_bytes,
-                    inclusive=line.op == ">=")
+                    inclusive=line.op == ">="))
+            yield
+        return found
 
     def _used(self, target: str, start: float, end: float) -> list[Reading]:
         """Readings of used bytes of a target in (start, end]."""
