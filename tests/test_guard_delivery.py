@@ -16,11 +16,13 @@ import pytest
 from conftest import Target, wait_until
 from servers import free_port
 
+from sidecar.guard.agents import Agents
 from sidecar.guard.children import program
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.record import FlightRecord
 from sidecar.guard.watchlist import Watchlist
 from sidecar.guard.wire import Channel, Event, Order, decode, encode, event, pair
+from sidecar.probes.agent_socket import dial
 from sidecar.procfs import Identity, identify
 
 MIB = 1 << 20
@@ -34,7 +36,9 @@ class Hands:
     def __init__(self) -> None:
         self.record = FlightRecord()
         self.epoll = select.epoll()
-        self.deliveries = Deliveries(self.record.tell)
+        self.lost: list[tuple[str, int]] = []
+        self.agents = Agents(self.epoll, lambda target, pid: self.lost.append((target, pid)))
+        self.deliveries = Deliveries(self.record.tell, self.agents)
         self.watchlist = Watchlist(self.record.tell, self.deliveries, self.epoll)
         self._ours, self._theirs = pair()
         self.events: list[Event] = []
@@ -51,7 +55,8 @@ class Hands:
         now = time.monotonic()
         wait = min(0.05, self.watchlist.wait_seconds(now), self.deliveries.poll(now))
         for fd, _ in self.epoll.poll(wait):
-            self.watchlist.ended(fd)
+            if not self.agents.attend(fd):
+                self.watchlist.ended(fd)
         if self.deliveries.courier and not self.deliveries.take_answers():
             self.deliveries.courier_gone()
         now = time.monotonic()
@@ -470,3 +475,232 @@ def test_event_that_cannot_be_told_is_replaced_by_one_that_says_so() -> None:
     assert [(each.number, each.kind) for each in told] == [(1, "misunderstood"), (2, "misunderstood")]
     ours.close()
     theirs.close()
+
+
+# The agents in the target's processes
+
+AGENT = Channel("agent", timeout_seconds=5.0)
+
+
+def link(hands: Hands, target: Target, place: Path, process: str = "main") -> None:
+    """Hand a socket to the agent of a program over, as the desk does."""
+    connected = dial(target.pid, lambda: None, str(place))
+    hands.watchlist.link([connected.detach()], "t", process, target.pid, identify(target.pid).start_time_ticks)
+
+
+def test_agent_is_asked_and_its_acceptance_is_the_delivery(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """It is delivered when the agent has accepted it, and answered with what the agent tells of it."""
+    target = spawn("odd_agent", "--place", str(tmp_path))
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT,))
+
+    answered = hands.until("answered")
+
+    assert hands.kinds() == ["crossed", "delivered", "answered"]
+    assert answered.detail["channel"] == "agent"
+    assert answered.detail["told"] == {
+        "freed_bytes": 100 * MIB, "predicted_bytes": 100 * MIB, "objects_collected": 7, "pause_seconds": 0.002,
+        "duration_seconds": 0.01}
+    assert answered.detail["processes"] == [{"process": "main", "outcome": "done", **answered.detail["told"]}]
+    assert target.tell("grow 0") == 0
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT,), id="again")
+    wait_until(lambda: (hands.turn(), hands.kinds().count("answered") == 2)[1], 5, "the same socket to serve twice")
+
+
+def test_one_order_reaches_the_agents_of_all_processes(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """Every process is asked at once; what they tell is added up, and one that fails does not spoil it."""
+    targets = [spawn("odd_agent", "--place", str(tmp_path), *more) for more in ([], [], ["--cleanup", "busy"])]
+    hands.watch(targets[0])
+    for number, target in enumerate(targets):
+        link(hands, target, tmp_path, f"worker-{number}")
+        target.tell("grow 70")
+    hands.deliver(channels=(AGENT,))
+
+    answered = hands.until("answered")
+
+    assert [target.tell("grow 0") for target in targets] == [0, 0, 70 * MIB]
+    assert answered.detail["told"]["freed_bytes"] == 140 * MIB
+    assert answered.detail["told"]["pause_seconds"] == 0.002
+    assert {row["process"]: row.get("outcome", row.get("failed")) for row in answered.detail["processes"]} == {
+        "worker-0": "done", "worker-1": "done", "worker-2": "busy"}
+
+
+@pytest.mark.parametrize(("how", "reason"), [
+    ("busy", "busy"), ("error", "http_500"), ("garbage", "protocol"), ("endless", "protocol"), ("interim", "protocol"),
+    ("huge", "protocol"), ("deep", "protocol"), ("list", "protocol"), ("chunked", "protocol"), ("close", "closed"),
+    ("die", "closed"), ("accept-close", "closed"), ("accept-garbage", "protocol"), ("accept-die", "closed")])
+def test_agent_that_fails_is_told_and_the_next_channel_used(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str, reason: str
+) -> None:
+    """Whatever an agent does instead of its work: a failure with that reason, then the next channel."""
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT, USR1), cleanup="standard")
+
+    if "die" in how:
+        wait_until(lambda: (hands.turn(), {"failed", "gone"} & set(hands.kinds()))[1], 5, "the failure")
+        return
+    failed, answered = hands.until("failed"), hands.until("answered")
+
+    assert failed.detail["reason"] == reason
+    assert (answered.detail["channel"], answered.order) == ("signal", failed.order)
+    assert target.tell("grow 0") == 0
+    assert hands.lost or how in ("busy", "error")
+
+
+@pytest.mark.parametrize("how", ["nothing", "drip", "accept-nothing", "accept-drip"])
+def test_agent_that_keeps_silent_is_given_up_at_the_deadline(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str
+) -> None:
+    """No answer, or one byte now and then: the order is told as failed, its socket closed, the next channel used."""
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT._replace(timeout_seconds=0.5), USR1), cleanup="standard")
+
+    assert hands.until("failed").detail["reason"] == "timeout"
+    assert hands.until("answered").detail["channel"] == "signal"
+    assert hands.lost == [("t", target.pid)]
+    assert hands.agents.count("t") == 0
+
+
+@pytest.mark.parametrize("how", ["nothing", "late"])
+def test_aggressive_cleanup_does_not_wait_for_an_agent(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str
+) -> None:
+    """Without an acceptance the signal is sent beside it, under the same id; it is delivered once."""
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    target.tell("grow 100")
+    hands.stand(channels=(AGENT._replace(timeout_seconds=30.0), USR1))
+
+    answered = hands.until("answered")
+
+    assert hands.kinds() == ["crossed", "delivered", "answered"]
+    assert [each.detail["channel"] for each in hands.events if each.kind != "crossed"] == ["signal", "signal"]
+    assert answered.order == hands.events[0].order
+    assert target.tell("grow 0") == 0
+
+
+def test_agent_that_accepts_in_time_needs_no_signal(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """The signal is for agents that are deaf."""
+    target = spawn("odd_agent", "--place", str(tmp_path), "--handle")
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    target.tell("grow 100")
+    hands.stand(channels=(AGENT, USR1))
+
+    assert hands.until("answered").detail["channel"] == "agent"
+    assert "signal" not in {each.detail.get("channel") for each in hands.events}
+
+
+def test_no_agent_is_a_refusal_and_the_next_channel_is_used(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """Where no agent has been found the order goes on at once."""
+    target = spawn("leaky", "--handle", "SIGUSR1")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT, USR1))
+
+    assert hands.until("refused").detail["reason"] == "no_agent"
+    assert hands.until("answered").detail["channel"] == "signal"
+
+
+def test_dry_run_asks_no_agent(hands: Hands, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """The events are those of a delivery, and the agent hears nothing."""
+    target = spawn("odd_agent", "--place", str(tmp_path))
+    hands.watch(target)
+    link(hands, target, tmp_path)
+    held = target.tell("grow 100")
+    hands.deliver(channels=(AGENT,), dry_run=True)
+
+    assert hands.until("answered").detail["dry_run"] is True
+    assert target.tell("grow 0") == held
+
+
+def test_end_of_a_process_lets_its_socket_go(hands: Hands, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """A worker that ends is not asked any more; the end of the target lets go of all of them."""
+    first, second, third = (spawn("odd_agent", "--place", str(tmp_path)) for _ in range(3))
+    hands.watch(first)
+    for number, target in enumerate((first, second, third)):
+        link(hands, target, tmp_path, f"worker-{number}")
+    second.process.kill()
+    wait_until(lambda: (hands.turn(), hands.agents.count("t") == 2)[1], 5, "the worker's socket to be closed")
+    assert hands.lost == [("t", second.pid)]
+    first.process.kill()
+    hands.until("gone")
+
+    assert hands.agents.count("t") == 0
+
+
+def test_new_desk_hands_its_own_sockets_over(hands: Hands, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """A desk that starts anew counts the processes anew: of each one there is one socket, and it is asked once."""
+    first, second = (spawn("odd_agent", "--place", str(tmp_path)) for _ in range(2))
+    hands.watch(first)
+    for names in ("ab", "ba", "ba"):
+        for target, name in zip((first, second), names, strict=True):
+            link(hands, target, tmp_path, name)
+    first.tell("grow 100")
+    hands.deliver(channels=(AGENT,))
+
+    assert {row["process"]: row["freed_bytes"] for row in hands.until("answered").detail["processes"]} == {
+        "b": 100 * MIB, "a": 0}
+
+
+def test_socket_that_leads_elsewhere_is_not_kept(hands: Hands, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """The guard sees for itself who is at the other end; nothing that it does not keep stays open."""
+    target, other = (spawn("odd_agent", "--place", str(tmp_path)) for _ in range(2))
+    hands.watch(target)
+    start = identify(target.pid).start_time_ticks
+    before = len(os.listdir("/proc/self/fd"))
+    for make in (lambda: dial(other.pid, lambda: None, str(tmp_path)).detach(), lambda: os.open("/dev/null", 0),
+                 lambda: socket.socket(socket.AF_INET).detach(),
+                 lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach()):
+        with pytest.raises(ValueError, match="handed over"):
+            hands.watchlist.link([make()], "t", "main", target.pid, start)
+
+    assert hands.agents.count("t") == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_number_of_another_life_is_not_asked(hands: Hands, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """A socket whose process has another start than it should have is closed instead of written to."""
+    target = spawn("odd_agent", "--place", str(tmp_path))
+    hands.watch(target)
+    connected = dial(target.pid, lambda: None, str(tmp_path))
+    hands.watchlist.link([connected.detach()], "t", "main", target.pid, identify(target.pid).start_time_ticks - 1)
+    target.tell("grow 100")
+    hands.deliver(channels=(AGENT,))
+
+    assert hands.until("failed").detail["reason"] == "gone"
+    assert target.tell("grow 0") == 100 * MIB
+
+
+def test_what_many_agents_tell_fits_into_a_message(
+    hands: Hands, spawn: Callable[..., Target], tmp_path: Path
+) -> None:
+    """Wordy answers are cut: the event is told, with the sums, whatever they say."""
+    targets = [spawn("odd_agent", "--place", str(tmp_path), "--cleanup", "wordy") for _ in range(8)]
+    hands.watch(targets[0])
+    for number, target in enumerate(targets):
+        link(hands, target, tmp_path, f"worker-{number}")
+    targets[0].tell("grow 100")
+    hands.deliver(channels=(AGENT,))
+
+    answered = hands.until("answered")
+
+    assert len(answered.detail["processes"]) == 8
+    assert [len(step["error"]) for step in answered.detail["steps"]] == [60]
+    assert len(encode("event", event=answered)) < 8192

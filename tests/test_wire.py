@@ -1,6 +1,7 @@
 """What guard and desk say to each other arrives as it was said, or is refused; and the tuples that it is said in."""
 
 import json
+import os
 import socket
 import string
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ SECONDS = st.floats(0, allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(-(2**63), 2**64)
 BYTES = st.one_of(st.integers(0, 2**53).map(float), NUMBER)
 CHANNELS = st.one_of(
-    st.builds(Channel, st.just("signal"), signal=st.integers(1, 64)),
+    st.builds(Channel, st.just("signal"), signal=st.integers(1, 64)), st.builds(Channel, st.just("agent")),
     st.builds(Channel, st.just("http"), url=TEXT, headers=st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
               timeout_seconds=st.floats(0, 600, exclude_min=True)))
 ORDERS = st.builds(
@@ -139,7 +140,7 @@ def test_what_is_no_json_is_refused_before_it_is_sent() -> None:
     {"headers": (("a", "b", "c"),)}, {"timeout_seconds": None},
     {"timeout_seconds": 0.0}, {"timeout_seconds": 1e308}], ids=str)
 def test_channel_that_is_none_makes_the_order_none(change: dict[str, Any]) -> None:
-    """The guard knows two kinds of channels and 64 signals, and tries nothing else."""
+    """The guard knows three kinds of channels and 64 signals, and tries nothing else."""
     order = Order("o", "t", "light", (Channel("signal", signal=10)._replace(**change),), {}, None)
 
     with pytest.raises((ValueError, TypeError)):
@@ -199,6 +200,43 @@ def test_guards_end_never_blocks_and_the_other_one_does() -> None:
     assert ours.type == theirs.type == socket.SOCK_SEQPACKET
     ours.close()
     theirs.close()
+
+
+def test_descriptor_comes_with_its_message() -> None:
+    """Only with the message that it was sent with; what the receiver has of it is its own, and not for its children."""
+    ours, theirs = wire.pair()
+    reading, writing = os.pipe()
+    assert wire.receive_passed(ours) == (None, [])
+    theirs.send(b"one")
+    assert wire.send(theirs, b"two", writing)
+    os.close(writing)
+
+    assert wire.receive_passed(ours) == (b"one", [])
+    data, fds = wire.receive_passed(ours)
+    assert (data, len(fds)) == (b"two", 1)
+    assert not os.get_inheritable(fds[0])
+    os.write(fds[0], b"x")
+    assert os.read(reading, 2) == b"x"
+    theirs.close()
+    assert wire.receive_passed(ours) == (b"", [])
+    ours.close()
+    for fd in (reading, *fds):
+        os.close(fd)
+
+
+def test_descriptor_that_nobody_takes_is_closed() -> None:
+    """A message read without its descriptor, or never read, keeps nothing open."""
+    ours, theirs = wire.pair()
+    reading, writing = os.pipe()
+    for _ in range(2):
+        assert wire.send(theirs, b"one", writing)
+    os.close(writing)
+    wire.receive(ours)
+    ours.close()
+    theirs.close()
+
+    assert os.read(reading, 1) == b""
+    os.close(reading)
 
 
 # sidecar.tuples, in which all of this is said

@@ -1,4 +1,4 @@
-"""Delivery: the only place that signals a process or has a POST sent, and never two at a time to one target."""
+"""Delivery: the only place that has a target asked for anything, and never two orders at a time to one target."""
 
 from __future__ import annotations
 
@@ -7,40 +7,28 @@ import os
 from collections.abc import Callable
 
 from sidecar.clock import monotonic
-from sidecar.guard.process import NotTheSame, Remote
+from sidecar.guard.agents import Agents
+from sidecar.guard.process import NotTheSame
 from sidecar.guard.watch import Watch
-from sidecar.guard.wire import Channel, Order, decode, encode, receive, send
+from sidecar.guard.ways import ByAgents, ByPost, BySignal, Flight, Refused
+from sidecar.guard.wire import Channel, Order, decode, receive
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
 
-PENDING_SECONDS = 30.0
-GRACE_SECONDS = 1.0
+    from sidecar.guard.ways import News
+
 MOST_ANSWERS_A_TURN = 64
 
 Tell = Callable[..., int]
 
 
-class Flight:
-    """One order on its way. Lives until a channel has answered, or none is left. Times are monotonic."""
-
-    def __init__(self, attempt: str, order: Order, watch: Watch, crossed_at: float) -> None:
-        self.attempt = attempt
-        self.order = order
-        self.watch = watch
-        self.crossed_at = crossed_at
-        self.left = list(order.channels)
-        self.channel: Channel | None = None
-        self.asked_at = crossed_at
-        self.deadline = crossed_at
-        self.errand = ""
-
-
 class Deliveries:
     """Every delivery in flight, at most one for each target. Lives as long as the guard."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, agents: Agents) -> None:
+        self.agents = agents
         self.kill_switch = ""
         self.courier: _socket.socket | None = None
         self._tell = tell
@@ -74,6 +62,7 @@ class Deliveries:
     def forget(self, target: str) -> None:
         """The target is gone: there is nothing to wait for any more."""
         self._flights.pop(target, None)
+        self.agents.drop(target)
 
     def _next_channel(self, flight: Flight) -> None:
         """Try channel after channel until one takes the order."""
@@ -81,59 +70,33 @@ class Deliveries:
             flight.channel = channel = flight.left.pop(0)
             try:
                 flight.watch.process.check()
+                flight.way = self._take(flight, channel)
             except NotTheSame as error:
-                self._end(flight, "refused", channel=channel.kind, reason=str(error), message="")
+                self._end(flight, "refused", {"reason": str(error), "message": ""})
                 return
-            refusal = self._ask_by_signal(flight, channel) if channel.kind == "signal" else self._post(flight, channel)
-            if not refusal:
-                return
-            self._tell_of(flight, "refused", reason=refusal[0], message=refusal[1])
-        self._end(flight, "spent")
+            except Refused as error:
+                self._tell_of(flight, "refused", {"reason": error.reason, "message": error.message})
+                continue
+            rehearsed = [flight.delivered(), ("answered", {"duration_seconds": 0.0, "dry_run": True})]
+            self._follow(flight, rehearsed if flight.order.dry_run else flight.way.news(monotonic()))
+            return
+        self._end(flight, "spent", {})
 
-    def _ask_by_signal(self, flight: Flight, channel: Channel) -> tuple[str, str] | None:
-        """Send the signal if the target catches it. A refusal is its reason, one word and one sentence."""
-        process = flight.watch.process
-        if isinstance(process, Remote):
-            return "no_process", "the target is known by its URL alone"
-        try:
-            disposition = process.disposition(channel.signal)
-            if disposition != "caught":
-                return f"signal_{disposition}", "no handler is installed" + (
-                    ": the signal would kill the process" if disposition == "default" else ", it would be ignored")
-            if not flight.order.dry_run:
-                process.signal(channel.signal)
-        except PermissionError:
-            return "permission", "the process belongs to another user"
-        except (OSError, KeyError, ValueError) as error:
-            return "gone", str(error)
-        self._delivered(flight, PENDING_SECONDS)
-        return None
+    def _take(self, flight: Flight, channel: Channel) -> BySignal | ByPost | ByAgents:
+        """Set out on the way that this channel is. Raises Refused."""
+        if channel.kind == "agent":
+            return ByAgents(flight, channel, self.agents)
+        return BySignal(flight, channel) if channel.kind == "signal" else ByPost(flight, channel, self.courier)
 
-    def _post(self, flight: Flight, channel: Channel) -> tuple[str, str] | None:
-        """Hand the POST to the courier. A refusal is its reason, one word and one sentence."""
-        if flight.order.dry_run:
-            self._delivered(flight, channel.timeout_seconds)
-            return None
-        flight.errand = f"{flight.attempt}/{len(flight.left)}"
-        flight.asked_at = monotonic()
-        flight.deadline = flight.asked_at + channel.timeout_seconds + GRACE_SECONDS
-        try:
-            errand = encode("errand", id=flight.errand, url=channel.url, headers=channel.headers,
-                            timeout_seconds=channel.timeout_seconds,
-                            body={"level": flight.order.cleanup, "id": flight.attempt})
-        except ValueError as error:
-            return "too_large", str(error)
-        if self.courier is None or not send(self.courier, errand):
-            return "no_courier", "the courier process is not there; it is being restarted"
-        return None
-
-    def _delivered(self, flight: Flight, wait_seconds: float) -> None:
-        flight.asked_at = monotonic()
-        flight.deadline = flight.asked_at + wait_seconds
-        self._tell_of(flight, "delivered", delivery_seconds=flight.asked_at - flight.crossed_at,
-                      dry_run=flight.order.dry_run)
-        if flight.order.dry_run:
-            self._end(flight, "answered", duration_seconds=0.0, dry_run=True)
+    def _follow(self, flight: Flight, news: list[News]) -> None:
+        """Tell what has come of a delivery, and do what follows from it."""
+        for kind, detail in news:
+            if kind == "answered":
+                self._end(flight, kind, detail)
+            else:
+                self._tell_of(flight, kind, detail)
+            if kind == "failed":
+                self._next_channel(flight)
 
     def take_answers(self) -> bool:
         """Read what the courier has to say, as much as there is time for. False when it has gone."""
@@ -150,62 +113,37 @@ class Deliveries:
         return True
 
     def _answer(self, answer: dict[str, Any]) -> None:
-        flight = next((f for f in self._flights.values() if f.errand == answer["id"]), None)
-        if flight is None or flight.channel is None:
-            return  # too late: its deadline has passed
-        if answer.get("sent"):
-            self._tell_of(flight, "delivered", delivery_seconds=monotonic() - flight.crossed_at, dry_run=False)
-            return
-        seconds, status = monotonic() - flight.asked_at, int(answer.get("status", 0))
-        if 200 <= status < 300:
-            self._end(flight, "answered", duration_seconds=seconds, status=status, body=answer.get("body", ""))
-            return
-        reason = f"http_{status}" if status else str(answer.get("error", "error"))
-        self._failed(flight, reason, str(answer.get("message") or answer.get("body", ""))[:200])
+        for flight in list(self._flights.values()):  # of none if it comes too late: its deadline has passed
+            if isinstance(flight.way, ByPost) and flight.way.errand == answer["id"]:
+                flight.way.hear(answer)
+                self._follow(flight, flight.way.news(monotonic()))
 
     def courier_gone(self) -> None:
         """The courier has died: what it carried is undelivered."""
         if self.courier:
             self.courier.close()
         self.courier = None
-        for flight in [f for f in self._flights.values() if f.channel and f.channel.kind == "http"]:
-            self._failed(flight, "no_courier", "the courier process ended")
-
-    def _failed(self, flight: Flight, reason: str, message: str) -> None:
-        flight.errand = ""
-        self._tell_of(flight, "failed", reason=reason, message=message)
-        self._next_channel(flight)
+        for flight in list(self._flights.values()):
+            if isinstance(flight.way, ByPost):
+                flight.way.fail("no_courier", "the courier process ended")
+                self._follow(flight, flight.way.news(monotonic()))
 
     def poll(self, now: float) -> float:
-        """See which signals have been taken and which deadlines have passed; seconds until that is to be done again."""
+        """See what has come of every delivery, and which deadlines have passed; seconds until that is due again."""
         wait = 1.0
         for flight in list(self._flights.values()):
-            by_signal = flight.channel is not None and flight.channel.kind == "signal"
-            if by_signal and not _still_pending(flight):
-                self._end(flight, "answered", duration_seconds=monotonic() - flight.asked_at)
-            elif now >= flight.deadline:
-                self._failed(flight, "timeout", "the signal is still pending" if by_signal else "no answer")
-            elif not by_signal:
-                wait = min(wait, flight.deadline - now)
-            else:
-                wait = min(wait, 0.002 if now - flight.asked_at < 0.1 else 0.02)
+            if flight.way:
+                self._follow(flight, flight.way.news(now))
+            if flight.way and self._flights.get(flight.watch.target) is flight:
+                wait = min(wait, flight.way.wait_seconds(now))
         return wait
 
-    def _tell_of(self, flight: Flight, kind: str, **detail: Any) -> None:
+    def _tell_of(self, flight: Flight, kind: str, detail: dict[str, Any]) -> None:
         channel = flight.channel.kind if flight.channel else ""
         self._tell(kind, flight.watch.target, flight.attempt, **{"channel": channel, **detail})
 
-    def _end(self, flight: Flight, kind: str, **detail: Any) -> None:
+    def _end(self, flight: Flight, kind: str, detail: dict[str, Any]) -> None:
         self._flights.pop(flight.watch.target, None)
-        self._tell_of(flight, kind, **detail)
+        self._tell_of(flight, kind, detail)
         if kind == "refused":
-            self._tell_of(flight, "spent")
-
-
-def _still_pending(flight: Flight) -> bool:
-    assert flight.channel
-    assert not isinstance(flight.watch.process, Remote)
-    try:
-        return flight.watch.process.pending(flight.channel.signal)
-    except (OSError, KeyError, ValueError):
-        return False
+            self._tell_of(flight, "spent", {})

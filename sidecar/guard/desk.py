@@ -1,5 +1,7 @@
 """The desk as the guard sees it: a child to start, to listen to, to miss when it falls silent, and to start again."""
 
+from __future__ import annotations
+
 import _socket
 import os
 import signal
@@ -7,6 +9,11 @@ from collections.abc import Sequence
 
 from sidecar.guard.children import program, spawn
 from sidecar.guard.voice import say
+from sidecar.guard.wire import encode, send
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SILENCE_SECONDS = 10.0
 START_SECONDS = 30.0
@@ -55,6 +62,11 @@ class Desk:
     def hello(self) -> None:
         """Its configuration is good and it is at work."""
         self.greeted = self.ever_greeted = True
+
+    def tell(self, kind: str, **body: Any) -> None:
+        """Say something that is lost where the desk has no room for it, or is not at work."""
+        if self.sock and self.greeted:
+            send(self.sock, encode(kind, **body))
 
     def silent(self, now: float) -> bool:
         """Whether it has said nothing for so long that it must be taken for hung; to be asked at every turn.

@@ -5,9 +5,11 @@ import os
 import select
 import signal
 from collections.abc import Sequence
+from functools import partial
 
 from sidecar.clock import monotonic
 from sidecar.guard import children, wire
+from sidecar.guard.agents import Agents
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.desk import Desk
 from sidecar.guard.record import FlightRecord
@@ -30,7 +32,8 @@ class Guard:
         self._desk = Desk(arguments)
         self._record = FlightRecord()
         self._epoll = select.epoll()
-        self._deliveries = Deliveries(self._record.tell)
+        self._agents = Agents(self._epoll, partial(self._desk.tell, "unlinked"))
+        self._deliveries = Deliveries(self._record.tell, self._agents)
         self._watchlist = Watchlist(self._record.tell, self._deliveries, self._epoll)
         self._program_pid = 0
         self._courier_pid = 0
@@ -95,7 +98,7 @@ class Guard:
             if not self._deliveries.take_answers():
                 self._epoll.unregister(fd)
                 self._deliveries.courier_gone()
-        else:
+        elif not self._agents.attend(fd):
             self._watchlist.ended(fd)
 
     def _signalled(self, number: int) -> None:
@@ -157,7 +160,7 @@ class Guard:
     def _hear_desk(self, sock: _socket.socket) -> bool:
         """Take in what has come, as much as there is time for. False if that was all."""
         for _ in range(MOST_MESSAGES_A_TURN):
-            data = wire.receive(sock)
+            data, passed = wire.receive_passed(sock)
             if data is None:
                 return False
             if not data:  # it has ended or is about to; reaping it tells the rest
@@ -166,16 +169,21 @@ class Guard:
                 return False
             self._desk.heard(monotonic())
             try:
-                self._obey(*wire.decode(data))
+                self._obey(passed, *wire.decode(data))
             except (ValueError, TypeError, KeyError) as error:
                 self._record.tell("misunderstood", "", reason=f"{type(error).__name__}: {error}")
+            for fd in passed:
+                os.close(fd)
         return True
 
-    def _obey(self, kind: str, body: dict[str, object]) -> None:
-        """One message of the desk. Raises ValueError, TypeError or KeyError if it makes no sense."""
+    def _obey(self, passed: list[int], kind: str, body: dict[str, object]) -> None:
+        """One message of the desk, with the descriptors that it has passed on: who keeps one takes it off the list.
+
+        Raises ValueError, TypeError or KeyError if it makes no sense.
+        """
         hear = {"hello": self._hello, "beat": self._record.done, "orders": self._orders,
                 "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "told": self._watchlist.told,
-                "deliver": self._watchlist.deliver}[kind]
+                "deliver": self._watchlist.deliver, "link": partial(self._watchlist.link, passed)}[kind]
         hear(**body)  # type: ignore[operator]
 
     def _hello(self, kill_switch: str, courier: bool) -> None:
@@ -191,14 +199,11 @@ class Guard:
         self._deliveries.kill_switch = str(kill_switch)
         self._courier_wanted = bool(courier)
         self._desk.hello()
-        if self._desk.sock:
-            wire.send(self._desk.sock, wire.encode(
-                "welcome", program_pid=self._program_pid, watched=self._watchlist.identities()))
+        self._desk.tell("welcome", program_pid=self._program_pid, watched=self._watchlist.identities())
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)
-        if self._desk.sock:
-            wire.send(self._desk.sock, wire.encode("applied", serial=serial))
+        self._desk.tell("applied", serial=serial)
 
     def _flush(self) -> None:
         sock = self._desk.sock

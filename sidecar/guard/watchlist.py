@@ -55,7 +55,9 @@ class Watchlist:
             if known is None or known.process.identity != wanted:
                 self.unwatch(target)
                 process = Process(wanted) if wanted else Remote()
-                self._hold(Watch(target, process, on, self._census))
+                self._watches[target] = Watch(target, process, on, self._census)
+                if process.pidfd >= 0:
+                    self._epoll.register(process.pidfd, select.EPOLLIN)
             elif known.basis != on:
                 known.rest_on(on)
         except NotTheSame as error:
@@ -64,17 +66,17 @@ class Watchlist:
             self.unwatch(target)
             self._tell("unreadable", target, reason=str(error))
 
-    def _hold(self, watch: Watch) -> None:
-        self._watches[watch.target] = watch
-        if watch.process.pidfd >= 0:
-            self._epoll.register(watch.process.pidfd, select.EPOLLIN)
-
     def told(self, target: str, used_bytes: float | None, shares: list[list[Any]], error_bytes: int) -> None:
         """What the desk has read that the guard cannot: used bytes, or what processes share. ValueError, TypeError."""
         watch = self._watches.get(target)
         if watch:
             read = None if used_bytes is None else float(used_bytes)
             watch.tell(read, [[int(number) for number in each] for each in shares], int(error_bytes), monotonic())
+
+    def link(self, passed: list[int], target: str, process: str, pid: int, start_time_ticks: int) -> None:
+        """Keep the socket that was passed on: it leads to the agent in this process. ValueError if it does not."""
+        if target in self._watches and len(passed) == 1:
+            self._deliveries.agents.hold(str(target), str(process), int(pid), int(start_time_ticks), passed.pop())
 
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""

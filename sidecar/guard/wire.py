@@ -2,15 +2,18 @@
 
 `_socket` is what is below `socket`, which would take a sixteenth of the guard's memory budget for its enumerations.
 
-The desk says hello (once, when its configuration is good), beat, watch, told, unwatch, orders and deliver.
-The guard says welcome (in answer to hello), applied (orders are in force) and event. The guard tells of a message
-that it cannot read and goes on; one that the desk cannot read ends the desk, because both come from one package.
+The desk says hello (once, when its configuration is good), beat, watch, told, unwatch, link (with it comes a socket to
+an agent), orders and deliver. The guard says welcome (in answer to hello), applied (orders are in force), unlinked
+(a socket is of no more use) and event. The guard tells of a message that it cannot read and goes on; one that the desk
+cannot read ends the desk, because both come from one package.
 """
 
 from __future__ import annotations
 
 import _socket
+import errno
 import json
+import sys
 
 from sidecar.procfs import Identity
 from sidecar.tuples import TYPE_CHECKING, NamedTuple
@@ -22,6 +25,7 @@ VERSION = 1
 MAX_MESSAGE_BYTES = 65536
 LONGEST_INTEGER = 40
 MOST_SIGNALS = 64
+INT_BYTES = 4
 LONGEST_TIMEOUT_SECONDS = 600.0
 MOST_PIDS = 1 << 22
 """The kernel's PID_MAX_LIMIT."""
@@ -40,9 +44,9 @@ class Basis(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """One way to ask for a cleanup: a signal number, or an URL for a POST."""
+    """One way to ask for a cleanup: a signal number, an URL for a POST, or the agents in the target's processes."""
 
-    kind: Literal["signal", "http"]
+    kind: Literal["signal", "http", "agent"]
     signal: int = 0
     url: str = ""
     headers: tuple[tuple[str, str], ...] = ()
@@ -102,13 +106,18 @@ def encode(kind: str, most_bytes: int = MAX_MESSAGE_BYTES, **body: Any) -> bytes
 
 def decode(data: bytes) -> tuple[str, dict[str, Any]]:
     """The kind and the body of a message. Raises ValueError if it is none, or of another version."""
-    try:
-        body = json.loads(data, parse_float=_finite, parse_constant=_finite, parse_int=_whole)
-    except RecursionError:
-        raise ValueError("lists within lists within lists") from None
+    body = loads(data)
     if not isinstance(body, dict) or body.pop("v", None) != VERSION:
         raise ValueError("not a message of this version")
     return str(body.pop("type", "")), body
+
+
+def loads(data: bytes) -> Any:
+    """JSON as a stranger has written it: numbers are finite and not too long. Raises ValueError for everything else."""
+    try:
+        return json.loads(data, parse_float=_finite, parse_constant=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("lists within lists within lists") from None
 
 
 def _finite(text: str) -> float:
@@ -154,7 +163,7 @@ def order(raw: list[Any]) -> Order:
 
 
 def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any) -> Channel:
-    if kind not in ("signal", "http") or not 0 <= int(number) <= MOST_SIGNALS:
+    if kind not in ("signal", "http", "agent") or not 0 <= int(number) <= MOST_SIGNALS:
         raise ValueError("a channel of an unknown kind, or a signal that does not exist")
     if not 0 < float(timeout) <= LONGEST_TIMEOUT_SECONDS:
         raise ValueError("a timeout that is none")
@@ -184,10 +193,28 @@ def receive(sock: _socket.socket) -> bytes | None:
         return b""
 
 
-def send(sock: _socket.socket, data: bytes) -> bool:
-    """Send without waiting. False if the other side has no room now or is gone."""
+def receive_passed(sock: _socket.socket) -> tuple[bytes | None, list[int]]:
+    """The next message as `receive` gives it, and the descriptors that came with it: close what you do not keep."""
     try:
-        sock.send(data)
+        data, passed, _, _ = sock.recvmsg(MAX_MESSAGE_BYTES, _socket.CMSG_SPACE(INT_BYTES), _socket.MSG_CMSG_CLOEXEC)
+    except BlockingIOError:
+        return None, []
+    except ConnectionError:
+        return b"", []
+    fds = [int.from_bytes(raw[at:at + INT_BYTES], sys.byteorder) for _, kind, raw in passed
+           if kind == _socket.SCM_RIGHTS for at in range(0, len(raw) - INT_BYTES + 1, INT_BYTES)]
+    return data, fds
+
+
+def send(sock: _socket.socket, data: bytes, fd: int = -1) -> bool:
+    """Send without waiting, a descriptor with it. False if the other side has no room now or is gone."""
+    passed = [] if fd < 0 else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(INT_BYTES, sys.byteorder))]
+    try:
+        sock.sendmsg([data], passed)
     except (BlockingIOError, ConnectionError):
         return False
+    except OSError as error:
+        if error.errno == errno.ETOOMANYREFS:  # so many descriptors are on their way that the kernel takes no more
+            return False
+        raise
     return True
