@@ -69,6 +69,8 @@ REFUSED = {
     "info(x)": "info() cannot be evaluated",
     "a + fill(0) b": "fill() cannot be evaluated",
     "nope(x)": "unknown function",
+    "ln(-1)": 'expected type instant vector in call to function "ln", got scalar',
+    "exp(Inf)": 'expected type instant vector in call to function "exp", got scalar',
     "sum(": "unclosed left parenthesis",
     "x[5m] + 1": "must contain only scalar and instant vector types",
     'x{a=~"(?=b)"}': "regex",

@@ -44,6 +44,8 @@ _CARDINALITIES: dict[str, Cardinality] = {
     "VectorMatchCardinality.OneToMany": "one-to-many", "VectorMatchCardinality.ManyToMany": "many-to-many",
 }
 _NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar")
+_UNCHECKED = ("exp", "ln", "log2", "log10")
+"""The package lets some numbers through where these take a vector."""
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -153,7 +155,11 @@ class _Conversion:
             _refuse(f"{name}()", "it is not implemented here", position)
         if (node.func.experimental or name in EXPERIMENTAL) and not self._experimental:
             _refuse(f"{name}()", "it is experimental in Prometheus and may change there", position)
-        return Call(name, tuple(map(self.convert, node.args)), position)
+        arguments = tuple(map(self.convert, node.args))
+        if name in _UNCHECKED and isinstance(arguments[0], NumberLiteral):
+            raise QueryError(f'expected type instant vector in call to function "{name}", got scalar',
+                             position=position, help=f"write {name}(vector({arguments[0]}))")
+        return Call(name, arguments, position)
 
     def unary(self, node: Any) -> Expr:
         expr = self.convert(node.expr)
