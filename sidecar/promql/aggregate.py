@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 from sidecar.errors import QueryError
@@ -27,7 +28,7 @@ _REDUCERS: dict[str, Callable[[list[float]], float]] = {
     "count": lambda values: float(len(values)),
     "group": lambda values: 1.0,
     "stdvar": arithmetic.plain_variance,
-    "stddev": lambda values: math.sqrt(arithmetic.plain_variance(values)),
+    "stddev": lambda values: arithmetic.total(math.sqrt, arithmetic.plain_variance(values)),
 }
 
 AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_values", "limitk", "limit_ratio"))
@@ -122,9 +123,11 @@ def _hashed(labels: Labels) -> float:
 def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Vector:
     if not label or len(label) > MAX_LABEL_LENGTH or any(0x7F <= ord(char) < 0x100 for char in label):
         raise QueryError(f"invalid label name {quote(label)}", position=expr.position)
+    if not expr.without:
+        expr = replace(expr, grouping=(*expr.grouping, label))
     counts: dict[Labels, int] = {}
     for labels, value in vector:
         # The label's own old value takes no part: the new one overwrites it before elements are grouped.
-        key = group_key(expr, labels).merged({label: format_float(value)})
+        key = group_key(expr, labels.merged({label: format_float(value)}))
         counts[key] = counts.get(key, 0) + 1
     return [Point(labels, float(count)) for labels, count in counts.items()]

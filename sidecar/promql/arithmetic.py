@@ -48,13 +48,15 @@ def total(fn: Callable[[float], float], value: float, *, pole: float = math.nan)
 
 
 def greater(left: float, right: float) -> float:
-    """The larger of two; NaN if either is."""
+    """The larger of two (Go's math.Max): infinity if either is, else NaN if either is; zero is more than minus zero."""
+    if math.inf in (left, right) or left == right == 0:
+        return math.inf if left or right else math.copysign(0.0, max(math.copysign(1, left), math.copysign(1, right)))
     return math.nan if left != left or right != right else max(left, right)
 
 
 def smaller(left: float, right: float) -> float:
-    """The smaller of two; NaN if either is."""
-    return math.nan if left != left or right != right else min(left, right)
+    """The smaller of two (Go's math.Min), as `greater`."""
+    return -greater(-left, -right)
 
 
 def add(increment: float, total_so_far: float, compensation: float) -> tuple[float, float]:

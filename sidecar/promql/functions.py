@@ -23,6 +23,9 @@ from sidecar.promql.values import Point, Vector
 Function = Callable[[Evaluation, Call, Sequence[Operand]], float | Vector]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_GREGORIAN_SECONDS = 146_097 * 86_400
+"""400 years, after which the calendar repeats itself, days of the week included."""
+_LAST_SECOND = 2.0**63
 
 
 def _vector(operand: Operand) -> Vector:
@@ -59,7 +62,8 @@ def _windowed(fn: Callable[..., float | None], *, keeps_name: bool = False, coun
 
 def _checked_quantile(apply: Function) -> Function:
     def checked(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> float | Vector:
-        remark_share(ev, cast(float, arguments[0]), call.arguments[0].position)
+        if arguments[1]:
+            remark_share(ev, cast(float, arguments[0]), call.arguments[0].position)
         return apply(ev, call, arguments)
 
     return checked
@@ -67,12 +71,12 @@ def _checked_quantile(apply: Function) -> Function:
 
 def _smoothing(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> float | Vector:
     for what, factor in (("smoothing", arguments[1]), ("trend", arguments[2])):
-        if not 0 < cast(float, factor) < 1:
+        if arguments[0] and (cast(float, factor) <= 0 or cast(float, factor) >= 1):
             raise QueryError(f"invalid {what} factor {factor}: it must be between 0 and 1", position=call.position)
     return _windowed(windows.double_exponential_smoothing)(ev, call, arguments)
 
 
-def _dated(fn: Callable[[datetime], float]) -> Function:
+def _dated(fn: Callable[[datetime, int], float]) -> Function:
     """A field of a date in UTC, of each element's value as Unix time; without an argument, of the evaluation's."""
 
     def apply(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> Vector:
@@ -82,11 +86,12 @@ def _dated(fn: Callable[[datetime], float]) -> Function:
     return apply
 
 
-def _date_field(fn: Callable[[datetime], float], value: float) -> float:
-    try:
-        return fn(_EPOCH + timedelta(seconds=math.trunc(value)))
-    except (OverflowError, ValueError):
+def _date_field(fn: Callable[[datetime, int], float], value: float) -> float:
+    if not abs(value) < _LAST_SECOND:
         return math.nan
+    cycle, seconds = divmod(math.trunc(value), _GREGORIAN_SECONDS)
+    date = _EPOCH + timedelta(seconds=seconds)
+    return fn(date, date.year + 400 * cycle)
 
 
 def _absent(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> Vector:
@@ -251,20 +256,20 @@ _POINTWISE: dict[str, Callable[..., float]] = {
     "sinh": lambda value: math.copysign(_total(math.sinh)(abs(value)), value), "cosh": _total(math.cosh),
     "tanh": math.tanh, "asinh": math.asinh, "acosh": _total(math.acosh),
     "atanh": lambda value: math.copysign(math.inf, value) if abs(value) == 1 else arithmetic.total(math.atanh, value),
-    "deg": math.degrees, "rad": math.radians,
+    "deg": lambda value: value * 180 / math.pi, "rad": lambda value: value * math.pi / 180,
 }
 
-_DATED: dict[str, Callable[[datetime], float]] = {
-    "minute": lambda date: float(date.minute), "hour": lambda date: float(date.hour),
-    "day_of_week": lambda date: float(date.isoweekday() % 7), "day_of_month": lambda date: float(date.day),
-    "day_of_year": lambda date: float(date.timetuple().tm_yday),
-    "days_in_month": lambda date: float(calendar.monthrange(date.year, date.month)[1]),
-    "month": lambda date: float(date.month), "year": lambda date: float(date.year),
+_DATED: dict[str, Callable[[datetime, int], float]] = {
+    "minute": lambda date, year: float(date.minute), "hour": lambda date, year: float(date.hour),
+    "day_of_week": lambda date, year: float(date.isoweekday() % 7), "day_of_month": lambda date, year: float(date.day),
+    "day_of_year": lambda date, year: float(date.timetuple().tm_yday),
+    "days_in_month": lambda date, year: float(calendar.monthrange(date.year, date.month)[1]),
+    "month": lambda date, year: float(date.month), "year": lambda date, year: float(year),
 }
 
 _WINDOWED: dict[str, Callable[..., float | None]] = {
     fn.__name__: fn for fn in (
-        windows.delta, windows.idelta, windows.deriv, windows.predict_linear, windows.avg_over_time,
+        windows.irate, windows.delta, windows.idelta, windows.deriv, windows.predict_linear, windows.avg_over_time,
         windows.sum_over_time, windows.count_over_time, windows.max_over_time, windows.min_over_time,
         windows.present_over_time, windows.stdvar_over_time, windows.stddev_over_time, windows.mad_over_time,
         windows.changes, windows.resets, windows.ts_of_first_over_time, windows.ts_of_last_over_time,
@@ -286,7 +291,6 @@ FUNCTIONS: dict[str, Function] = {
     **{name: _windowed(fn) for name, fn in _WINDOWED.items()},
     "rate": _windowed(windows.rate, counter=True),
     "increase": _windowed(windows.increase, counter=True),
-    "irate": _windowed(windows.irate, counter=True),
     "first_over_time": _windowed(windows.first_over_time, keeps_name=True),
     "last_over_time": _windowed(windows.last_over_time, keeps_name=True),
     "quantile_over_time": _checked_quantile(_windowed(windows.quantile_over_time)),

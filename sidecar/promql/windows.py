@@ -22,7 +22,7 @@ def _extrapolated(window: Window, *, counter: bool, rate: bool) -> float | None:
         return None
     change = values[-1] - values[0]
     if counter and not window.rising:
-        change += sum(before for before, after in pairwise(values) if after < before)
+        change += sum((before for before, after in pairwise(values) if after < before), -0.0)
     to_start = _seconds(times[0], window.start)
     to_end = _seconds(window.end, times[-1])
     sampled = _seconds(times[-1], times[0])
@@ -85,7 +85,7 @@ def predict_linear(window: Window, seconds: float) -> float | None:
 
 
 def double_exponential_smoothing(window: Window, smoothing: float, trend_smoothing: float) -> float | None:
-    """Holt's linear method. NaN factors and factors outside (0, 1) are refused before this is called."""
+    """Holt's linear method. Factors outside (0, 1) are refused before this is called."""
     values = window.values
     if len(values) < 2:
         return None
@@ -150,7 +150,7 @@ def stdvar_over_time(window: Window) -> float:
 
 def stddev_over_time(window: Window) -> float:
     """Population standard deviation."""
-    return math.sqrt(arithmetic.variance(window.values))
+    return arithmetic.total(math.sqrt, arithmetic.variance(window.values))
 
 
 def quantile_over_time(window: Window, share: float) -> float:
