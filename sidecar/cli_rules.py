@@ -10,13 +10,24 @@ from sidecar.errors import SidecarError
 from sidecar.promql.features import Feature, Features
 
 if TYPE_CHECKING:
+    from sidecar.rules.lint import Catalogue
     from sidecar.rules.testing import FileReport, RunOptions
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-OK, FAILURE = 0, 1
+OK, FAILURE, LINT = 0, 1, 3
 KNOWN: tuple[Feature, ...] = get_args(Feature)
 
+CHECK_EXAMPLES = """\
+examples:
+  rag-sidecar check rules                            the rules that come with rag-sidecar
+  rag-sidecar check rules my-rules.yml more/*.yml    what is wrong, and what is probably not meant
+  rag-sidecar check rules --lint none my-rules.yml   mistakes alone
+  rag-sidecar check rules -o json my-rules.yml
+
+Give all files that are loaded together: rules may read what others record.
+Exit codes: 0 nothing was found, 1 mistakes, 3 only lint. docs/rules.md names every lint.
+"""
 TEST_EXAMPLES = """\
 examples:
   rag-sidecar test rules my_test.yml                 as `promtool test rules`
@@ -31,8 +42,15 @@ docs/rules.md
 
 def add_check(checks: "Commands") -> None:
     """Add `rules` to the things that can be checked."""
-    rules = checks.add_parser("rules", help="load rule files and report every problem")
+    rules = checks.add_parser("rules", help="load rule files and report every problem", epilog=CHECK_EXAMPLES,
+                              formatter_class=argparse.RawDescriptionHelpFormatter)
     rules.add_argument("files", nargs="*", type=Path, metavar="FILE", help="default: the shipped ones")
+    rules.add_argument("--lint", default="all", metavar="NAMES",
+                       help="what to look for beside mistakes: all (default), none, or names with commas between")
+    rules.add_argument("--lint-fatal", action=argparse.BooleanOptionalAction, default=True,
+                       help="whether lint alone makes the exit code 3; default: it does")
+    _add_leniency(rules)
+    rules.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     rules.set_defaults(call=_check_rules)
 
 
@@ -71,14 +89,52 @@ def _features(given: Sequence[str]) -> Features:
 
 
 def _check_rules(arguments: argparse.Namespace) -> int:
-    from sidecar.rules.load import load as load_rules
-    from sidecar.rules.load import shipped
+    from sidecar.rules.checkreport import as_json, as_text
+    from sidecar.rules.lint import lint
+    from sidecar.rules.load import read_rules, shipped
 
-    files = arguments.files or shipped()
-    groups = load_rules(files)
-    rules = sum(len(group.rules) for group in groups)
-    print(f"{len(groups)} groups with {rules} rules in {', '.join(map(str, files))}: no problems found")
-    return OK
+    names = _lint_names(arguments.lint)
+    experimental = _features(arguments.features).experimental_functions
+    files = [read_rules(path, experimental=experimental, lenient=arguments.ignore_unknown_fields)
+             for path in arguments.files or shipped()]
+    found = lint([file for file in files if not file.problems], _catalogue(), names)
+    if arguments.output == "json":
+        print(as_json(files, found))
+    else:
+        for file in files:
+            summary, *lines = as_text(file, [one for one in found if one.problem.file == str(file.path)])
+            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr, flush=True)
+            print(summary, flush=True)
+    if any(file.problems for file in files):
+        return FAILURE
+    return LINT if found and arguments.lint_fatal else OK
+
+
+def _lint_names(text: str) -> list[str]:
+    """The lints asked for. As in promtool, a name that is not known is a warning."""
+    from sidecar.rules.lint import LINTS
+
+    asked = {name for name in text.split(",") if name}
+    for name in sorted(asked - {"all", "none", *LINTS}):
+        print(f"WARNING: unknown lint option: {name!r}; known are all, none, {', '.join(LINTS)}", file=sys.stderr)
+    return [name for name in LINTS if name in asked or "all" in asked]
+
+
+def _catalogue() -> "Catalogue":
+    """What rules find in a sidecar of this version."""
+    from sidecar.pipeline_families import METRICS
+    from sidecar.rules.lint import Catalogue
+    from sidecar.rules.load import read_rules, shipped
+    from sidecar.rules.spec import RecordingSpec
+    from sidecar.store import BUDGET_BYTES, SAMPLE_BYTES, SLOT_SECONDS
+    from sidecar.thresholds import LEVELS
+
+    types = {metric.name: str(metric.type) for metric in METRICS.values()}
+    types |= {metric.name + part: "counter" for metric in METRICS.values() if metric.type == "histogram"
+              for part in ("_bucket", "_sum", "_count")}
+    recorded = {rule.name: path.name for path in shipped() for group in read_rules(path).groups
+                for rule in group.rules if isinstance(rule, RecordingSpec)}
+    return Catalogue(types, LEVELS, BUDGET_BYTES // SAMPLE_BYTES // 100, SLOT_SECONDS, recorded)
 
 
 def _test_rules(arguments: argparse.Namespace) -> int:

@@ -7,11 +7,13 @@ recording_rules/; what is refused is what `promtool check rules` refuses, and ex
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from sidecar.errors import Problem, QueryError, RuleError
+from sidecar.model import METRIC_NAME
 from sidecar.promql.parse import parse
 from sidecar.promql.tree import Expr
 from sidecar.rules.gotemplate.lex import TemplateSyntaxError
@@ -26,10 +28,19 @@ _log = logging.getLogger(__name__)
 _FILE = ("groups",)
 _GROUP = ("name", "interval", "query_offset", "limit", "labels", "rules")
 _RULE = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
-_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NULL = "tag:yaml.org,2002:null"
 _MERGE = "tag:yaml.org,2002:merge"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFile:
+    """A rule file as it was read. Without `problems`, `groups` and their rules are those of `document`, in order."""
+
+    path: Path
+    groups: tuple[GroupSpec, ...]
+    document: Node | None
+    problems: tuple[Problem, ...] = ()
 
 
 def shipped() -> list[Path]:
@@ -49,20 +60,23 @@ def load(paths: Sequence[Path], *, experimental: bool = False, lenient: bool = F
     `experimental` admits what Prometheus has behind --enable-feature=promql-experimental-functions; `lenient` passes
     over fields that Prometheus does not know.
     """
-    groups: list[GroupSpec] = []
-    problems: list[Problem] = []
-    for path in paths:
-        reader = Reader(str(path), lenient=lenient)
-        document = read_yaml(path, reader)
-        if document is not None:
-            try:
-                groups += _groups(document, reader, experimental)
-            except TooMuch:
-                reader.problem((1, 1), "aliases make this file stand for too many values")
-        problems += sorted(reader.problems, key=lambda problem: (problem.line, problem.column))
-    if problems:
+    files = [read_rules(path, experimental=experimental, lenient=lenient) for path in paths]
+    if problems := [problem for file in files for problem in file.problems]:
         raise RuleError(problems, help="no rule was loaded; `promtool check rules FILE` explains the same files")
-    return tuple(groups)
+    return tuple(group for file in files for group in file.groups)
+
+
+def read_rules(path: Path, *, experimental: bool = False, lenient: bool = False) -> RuleFile:
+    """One file, read as `load` reads it, with its problems in the order of their places."""
+    reader = Reader(str(path), lenient=lenient)
+    document, groups = read_yaml(path, reader), []
+    if document is not None:
+        try:
+            groups = _groups(document, reader, experimental)
+        except TooMuch:
+            reader.problem((1, 1), "aliases make this file stand for too many values")
+    problems = sorted(reader.problems, key=lambda problem: (problem.line, problem.column))
+    return RuleFile(path, tuple(groups), document, tuple(problems))
 
 
 def read_yaml(path: Path, reader: Reader) -> Node | None:
@@ -124,7 +138,15 @@ class _Conversion:
             return self._mapping(node, place)
         if not isinstance(node, yaml.ScalarNode) or node.tag == _NULL:
             return Scalar(None, place)
-        return Scalar(node.value, place, self._lines(node))
+        return Scalar(self._text(node), place, self._lines(node))
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        text: str = node.value
+        if _SURROGATE.search(text):
+            self._reader.problem((node.start_mark.line + 1, node.start_mark.column + 1),
+                                 "not YAML: half of a pair of UTF-16 surrogates is no character")
+            return ""
+        return text
 
     def _lines(self, node: yaml.ScalarNode) -> tuple[tuple[int, int], ...]:
         """Where the lines of the text begin; nothing where the layout folds them."""
@@ -149,10 +171,10 @@ class _Conversion:
                 merged += found.items if isinstance(found, Items) else (found,)
             elif not isinstance(key, yaml.ScalarNode):
                 self._reader.problem(at, "a key must be a single word")
-            elif key.value in entries:
-                self._reader.problem(at, f"key {key.value} is given twice")
+            elif (name := self._text(key)) in entries:
+                self._reader.problem(at, f"key {name} is given twice")
             else:
-                entries[key.value], keys[key.value] = self.convert(value), at
+                entries[name], keys[name] = self.convert(value), at
         for source in merged:
             if isinstance(source, Fields):
                 entries = {**source.entries, **entries}
@@ -188,9 +210,9 @@ def _groups(document: Node, reader: Reader, experimental: bool) -> list[GroupSpe
 def _labels(node: Node | None, reader: Reader) -> dict[str, str]:
     labels = reader.texts(node)
     for name in labels:
-        if not _LABEL_NAME.fullmatch(name) or name == "__name__":
+        if name in ("", METRIC_NAME):
             assert isinstance(node, Fields)
-            reader.problem(node.keys[name], f"invalid label name: {name}")
+            reader.problem(node.keys[name], f"invalid label name: {name!r}")
     return labels
 
 
@@ -233,8 +255,9 @@ def _recording(name: str, expr: Expr | None, labels: Mapping[str, str], fields: 
     for field in ("annotations", "for", "keep_firing_for"):
         if field in fields:
             reader.problem(fields[field].place, f"invalid field '{field}' in recording rule")
-    if not _METRIC_NAME.fullmatch(name):
-        reader.problem(fields["record"].place, f"invalid recording rule name: {name}")
+    if "{" in name or "}" in name:
+        reader.problem(fields["record"].place,
+                       f"braces present in the recording rule name; should it be in expr?: {name}")
     return None if expr is None else RecordingSpec(name, expr, labels, fields["record"].place[0])
 
 
@@ -250,12 +273,12 @@ def _alerting(name: str, expr: Expr | None, labels: Mapping[str, str], fields: M
 
 
 def _check_templates(what: str, alert: str, node: Node | None, reader: Reader) -> None:
-    """Note annotation names that Alertmanager would refuse, and every template that does not parse."""
+    """Note annotations without a name, and every template that does not parse."""
     if not isinstance(node, Fields):
         return
     for name, child in node.entries.items():
-        if what == "annotation" and not _LABEL_NAME.fullmatch(name):
-            reader.problem(node.keys[name], f"invalid annotation name: {name}")
+        if what == "annotation" and not name:
+            reader.problem(node.keys[name], f"invalid annotation name: {name!r}")
         if isinstance(child, Scalar) and child.text:
             try:
                 Template(child.text, alert)
