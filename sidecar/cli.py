@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, cli_rules
+from sidecar import __version__, cli_query, cli_rules
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
 
@@ -28,6 +27,8 @@ examples:
   rag-sidecar run --config.file sidecar.yml     watch, judge, and clean up as the file says
   rag-sidecar run -- python rag.py              start a program and watch it
   rag-sidecar check config sidecar.yml          what would be used, and from where
+  rag-sidecar query rag_memory_used_bytes       ask a running sidecar in PromQL
+  rag-sidecar explain RagMemoryMain             why an alert fires, waits or does not
 """,
     "run": """\
 examples:
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_doctor(commands)
     cli_rules.add_test(commands)
+    cli_query.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
     demo.add_argument("--once", action="store_true",
                       help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")
@@ -199,18 +201,11 @@ def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examin
 
 
 def _style() -> "Style":
-    """What the terminal can do; the output goes to a file or a pipe as it would to one of 80 columns, colourless."""
-    from sidecar.doctor.report import MARKS, Style
+    """What the terminal can do."""
+    from sidecar.cli_terminal import terminal
+    from sidecar.doctor.report import Style
 
-    terminal = sys.stdout.isatty()
-    try:
-        "".join(MARKS.values()).encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        plain = True
-    else:
-        plain = False
-    width = os.get_terminal_size(sys.stdout.fileno()).columns if terminal else 80
-    return Style(width or 80, terminal and not environment().get("NO_COLOR"), plain)
+    return Style(*terminal())
 
 
 def _demo(arguments: argparse.Namespace) -> int:

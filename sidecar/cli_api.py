@@ -1,0 +1,126 @@
+"""Asking a rag-sidecar or a Prometheus over its HTTP API, with errors that say what to do."""
+
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from sidecar.errors import SidecarError
+from sidecar.explain.seen import printable
+
+EXAMPLE_URL = "http://127.0.0.1:11611"
+MAX_BYTES = 256 * 1024 * 1024
+SECONDS = 30.0
+
+_PLACE = re.compile(r"(\d+):(\d+): parse error: (.*)", re.DOTALL)
+_START = "rag-sidecar run --pid N (or --config.file FILE) starts one; --url says where another one is"
+
+
+class Refused(SidecarError):
+    """What the API itself answered with an error: `status`, `kind` (its errorType) and its words."""
+
+    def __init__(self, message: str, status: int, kind: str, *, help: str = "") -> None:
+        super().__init__(message, help=help)
+        self.status = status
+        self.kind = kind
+
+
+class Said(NamedTuple):
+    """The `data` of an answer, and what was remarked: warnings and infos."""
+
+    data: Any
+    remarks: tuple[str, ...]
+
+
+class Api:
+    """One server. `is_sidecar` says whether the last answer came from a rag-sidecar."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SidecarError(f"{url!r} is no address of a server", help=f"write it like {EXAMPLE_URL}")
+        self.url = url.rstrip("/")
+        self.is_sidecar = False
+        proxies = {} if _is_here(parts.hostname) else urllib.request.getproxies()
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+
+    def get(self, path: str, **parameters: str) -> Said:
+        """GET. Raises SidecarError where nobody answers as the API does, Refused where the answer is an error."""
+        query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
+        return self._ask(urllib.request.Request(f"{self.url}{path}{query}"))
+
+    def query(self, path: str, expr: str, **parameters: str) -> Said:
+        """POST an expression, which may be long. An expression that does not parse is shown with the place."""
+        form = urllib.parse.urlencode({"query": expr, **parameters}, errors="surrogateescape").encode()
+        try:
+            return self._ask(urllib.request.Request(f"{self.url}{path}", data=form))
+        except Refused as error:
+            raise _placed(error, expr) or error from None
+
+    def _ask(self, request: urllib.request.Request) -> Said:
+        try:
+            with self._opener.open(request, timeout=SECONDS) as answer:
+                self.is_sidecar = answer.headers.get("Server") == "rag-sidecar"
+                status, body = answer.status, answer.read(MAX_BYTES + 1)
+        except urllib.error.HTTPError as error:
+            with error:
+                status, body = error.code, error.read(MAX_BYTES)
+        except urllib.error.URLError as error:
+            raise self._silent(error.reason) from None
+        except (OSError, HTTPException, ValueError) as error:
+            raise self._silent(error) from None
+        return self._read(status, body)
+
+    def _read(self, status: int, body: bytes) -> Said:
+        if len(body) > MAX_BYTES:
+            raise SidecarError(f"the answer of {self.url} is larger than {MAX_BYTES >> 20} MiB",
+                               help="ask for less: narrow the matchers, or lengthen --step")
+        try:
+            answer = json.loads(body)
+            if answer["status"] == "success":
+                remarks = [*(answer.get("warnings") or ()), *(answer.get("infos") or ())]
+                return Said(answer["data"], tuple(map(printable, remarks)))
+            kind, error = printable(answer["errorType"]), printable(answer["error"])
+        except (ValueError, KeyError, TypeError):
+            shown = printable(body[:80].decode("utf-8", "replace").strip())
+            raise SidecarError(f"{self.url} answers, but not as a rag-sidecar or a Prometheus does: {status} {shown!r}",
+                               help=f"is it the right port? {_START}") from None
+        help = "ask again in a moment" if status == 503 else ""
+        raise Refused(f"{self.url} refused ({kind}): {error}", status, kind, help=help)
+
+    def _silent(self, reason: object) -> SidecarError:
+        if isinstance(reason, ConnectionRefusedError):
+            return SidecarError(f"cannot ask {self.url}: nothing listens there", help=_START)
+        if isinstance(reason, TimeoutError):
+            return SidecarError(f"cannot ask {self.url}: no answer within {SECONDS:.0f} s",
+                                help="is it busy or stopped? `rag-sidecar doctor` looks at this machine")
+        return SidecarError(f"cannot ask {self.url}: {printable(reason)}", help=_START)
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine, which no proxy leads to."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _placed(error: Refused, expr: str) -> Refused | None:
+    """A parse error with the line it is in and a caret below the place."""
+    found = _PLACE.search(str(error))
+    if error.kind != "bad_data" or not found:
+        return None
+    lines: Sequence[str] = expr.split("\n")
+    line, column = int(found[1]), int(found[2])
+    if not 1 <= line <= len(lines) or not 1 <= column <= len(lines[line - 1]) + 1:
+        return None
+    begun = lines[line - 1][:column - 1]
+    shown = printable(lines[line - 1].replace("\t", " "))
+    caret = " " * len(printable(begun.replace("\t", " "))) + "^"
+    return Refused(f"the expression does not parse: {found[3]}\n\n    {shown}\n    {caret}", error.status, error.kind,
+                   help="docs/rules.md says what is not supported; quote the expression for your shell")

@@ -1,0 +1,70 @@
+"""One alerting rule explained: everything that is known of it, gathered by asking an API about one moment."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sidecar.errors import QueryError
+from sidecar.explain import gate
+from sidecar.explain.seen import SeenRule, targets
+from sidecar.explain.tree import Answer, Node, grow, questions
+from sidecar.explain.verdict import Verdict, verdicts
+from sidecar.promql.parse import parse
+from sidecar.promql.values import Point
+
+Ask = Callable[[str, float], Answer]
+"""`ask(expression, at)`: its value at a moment, or the reason why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was found. `at` is the moment of the rule's last evaluation, or now if there was none.
+
+    `tree` is None where the expression cannot be read here, for `unreadable`. `lines` are target → line in bytes;
+    `held` is target → why nothing is done although the condition is true, and `parked` the targets with no way left.
+    `acts` is whether a sidecar was asked: a Prometheus does nothing about a cleanup.
+    """
+
+    rule: SeenRule
+    at: float
+    tree: Node | None
+    verdicts: tuple[Verdict, ...]
+    unreadable: str = ""
+    cleanup: gate.Wanted | None = None
+    lines: Mapping[str, float] = field(default_factory=dict)
+    held: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    parked: frozenset[str] = frozenset()
+    acts: bool = False
+
+
+def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, acts: bool = False) -> Explanation:
+    """Ask about a rule and all parts of its expression, at the moment of its last evaluation."""
+    at = now if rule.evaluated_at is None else rule.evaluated_at
+    try:
+        expr = parse(rule.query, experimental=True)
+        wanted = gate.wanted(rule)
+    except QueryError as error:
+        known = tuple(Verdict(alert.labels.get("target", ""), alert.state, f"{rule.name} is {alert.state}.")
+                      for alert in rule.alerts if target in (None, alert.labels.get("target")))
+        quiet = Verdict(target or "", rule.state, f"{rule.name} is {rule.state}.")
+        return Explanation(rule, at, None, known or (quiet,), str(error), acts=acts)
+    tree = grow(expr, {text: ask(text, at) for text in questions(expr)})
+    found = tuple(verdicts(rule, tree, at, target))
+    if wanted is None:
+        return Explanation(rule, at, tree, found, acts=acts)
+    lines = gate.lines(_points(ask(str(wanted.line), at))) if wanted.line is not None else {}
+    true = targets(tree.points)
+    held = {name: why for name, why in _reasons(ask(gate.HELD, at)).items() if name in true} if acts else {}
+    parked = frozenset(targets(_points(ask(gate.PARKED, at)))) if acts else frozenset()
+    return Explanation(rule, at, tree, found, "", wanted, lines, held, parked, acts)
+
+
+def _points(answer: Answer) -> list[Point]:
+    return answer if isinstance(answer, list) else []
+
+
+def _reasons(answer: Answer) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for labels, value in _points(answer):
+        if value and labels.get("target"):
+            found[labels["target"]] = (*found.get(labels["target"], ()), labels.get("reason", ""))
+    return found
