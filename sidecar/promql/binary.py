@@ -8,8 +8,9 @@ from typing import NoReturn
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql import arithmetic
-from sidecar.promql.context import Evaluation, project
+from sidecar.promql.context import METADATA, Evaluation, project
 from sidecar.promql.notation import format_labels
+from sidecar.promql.steps import Steps
 from sidecar.promql.tree import Binary, Matching
 from sidecar.promql.values import Point, Vector
 
@@ -21,6 +22,9 @@ _COMPARISON: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
 }
 _NAME = (METRIC_NAME,)
+
+ELEMENTS_A_PIECE = 256
+"""So many elements find their partners between two pauses."""
 
 
 def scalars(op: str, left: float, right: float) -> float:
@@ -42,19 +46,17 @@ def vector_with_scalar(ev: Evaluation, expr: Binary, vector: Vector, scalar: flo
     ])
 
 
-def vectors(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Vector:
-    """Two vectors joined by an operator. QueryError where the matching is not unique as it has to be."""
-    match expr.op:
-        case "and":
-            present = {signature(expr.matching, point.labels) for point in right} if left else set()
-            return [point for point in left if signature(expr.matching, point.labels) in present]
-        case "or":
-            present = {signature(expr.matching, point.labels) for point in left}
-            return left + [point for point in right if signature(expr.matching, point.labels) not in present]
-        case "unless":
-            present = {signature(expr.matching, point.labels) for point in right} if left else set()
-            return [point for point in left if signature(expr.matching, point.labels) not in present]
-    return _joined(ev, expr, left, right) if left and right else []
+def vectors(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[Vector]:
+    """Two vectors joined by an operator, in pieces. QueryError where the matching is not unique as it has to be."""
+    if expr.op not in ("and", "or", "unless"):
+        return (yield from _joined(ev, expr, left, right)) if left and right else []
+    matching = expr.matching
+    present = {signature(matching, point.labels) for point in (left if expr.op == "or" else right)}
+    yield
+    if expr.op == "or":
+        return left + [point for point in right if signature(matching, point.labels) not in present]
+    wanted = expr.op == "and"
+    return [point for point in left if (signature(matching, point.labels) in present) is wanted]
 
 
 def signature(matching: Matching, labels: Labels) -> Labels:
@@ -62,28 +64,37 @@ def signature(matching: Matching, labels: Labels) -> Labels:
     return project(labels, True, matching.labels) if matching.on else project(labels, False, matching.labels + _NAME)
 
 
-def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Vector:
+def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[Vector]:
     matching = expr.matching
     swapped = matching.cardinality == "one-to-many"
+    single = matching.cardinality == "one-to-one"
     many, one = (right, left) if swapped else (left, right)
     partners = _partners(expr, one)
+    yield
     compare = _COMPARISON.get(expr.op)
     compute = _ARITHMETIC.get(expr.op)
     taken: set[tuple[Labels, Labels | None]] = set()
     found: Vector = []
-    for labels, value in many:
+    for count, (labels, value) in enumerate(many, 1):
+        if not count % ELEMENTS_A_PIECE:
+            ev.charge(0)
+            yield
         key = signature(matching, labels)
         partner = partners.get(key)
         if partner is None:
             continue
-        result = _result_labels(expr, labels, partner.labels)
-        _claim(matching, taken, key, result)
+        result = None if single else _result_labels(expr, labels, partner.labels)
+        _claim(taken, key, result)
         low, high = (partner.value, value) if swapped else (value, partner.value)
+        holds = compare is not None and compare(low, high)
+        if compute is None and not holds and not expr.returns_bool:
+            continue
+        result = result if result is not None else _result_labels(expr, labels, partner.labels)
         if compute is not None:
             found.append(Point(result, compute(low, high)))
-        elif compare is not None and expr.returns_bool:
-            found.append(Point(ev.nameless(result), float(compare(low, high))))
-        elif compare is not None and compare(low, high):
+        elif expr.returns_bool:
+            found.append(Point(ev.nameless(result), float(holds)))
+        else:
             found.append(Point(result, low))
     return found
 
@@ -107,15 +118,17 @@ def _refuse_duplicates(expr: Binary, key: Labels, first: Point, second: Point) -
     )
 
 
-def _claim(matching: Matching, taken: set[tuple[Labels, Labels | None]], key: Labels, result: Labels) -> None:
-    """Elements that a comparison filters away count too: whether a rule is right must not depend on the values."""
-    single = matching.cardinality == "one-to-one"
-    claim = (key, None if single else result)
-    if claim in taken:
+def _claim(taken: set[tuple[Labels, Labels | None]], key: Labels, result: Labels | None) -> None:
+    """Elements that a comparison filters away count too: whether a rule is right must not depend on the values.
+
+    `result` is None where the match itself may happen only once.
+    """
+    before = len(taken)
+    taken.add((key, result))
+    if len(taken) == before:
         raise QueryError(
-            "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)" if single
-            else "multiple matches for labels: grouping labels must ensure unique matches")
-    taken.add(claim)
+            "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
+            if result is None else "multiple matches for labels: grouping labels must ensure unique matches")
 
 
 def _result_labels(expr: Binary, many: Labels, one: Labels) -> Labels:
@@ -123,8 +136,8 @@ def _result_labels(expr: Binary, many: Labels, one: Labels) -> Labels:
     drops_name = expr.op in _ARITHMETIC
     if matching.cardinality == "one-to-one":
         if matching.on:
-            kept = tuple(name for name in matching.labels if name != METRIC_NAME) if drops_name else matching.labels
+            kept = tuple(name for name in matching.labels if name not in METADATA) if drops_name else matching.labels
             return project(many, True, kept)
-        return project(many, False, matching.labels + _NAME if drops_name else matching.labels)
-    result = project(many, False, _NAME) if drops_name else many
+        return project(many, False, matching.labels + METADATA if drops_name else matching.labels)
+    result = project(many, False, METADATA) if drops_name else many
     return result.merged({name: one.get(name, "") for name in matching.include}) if matching.include else result

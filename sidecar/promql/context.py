@@ -135,7 +135,7 @@ class Evaluation:
         """`labels` of a result that is no longer the metric it was made of."""
         if self.options.delayed_name_removal:
             return labels if type(labels) is Fading else Fading(labels)
-        return project(labels, False, _NAME)
+        return project(labels, False, METADATA)
 
     def unique(self, vector: Vector) -> Vector:
         """`vector` itself. QueryError if two of its elements have the same labels."""
@@ -149,15 +149,16 @@ class Evaluation:
         if not self.options.delayed_name_removal:
             return vector
         return self.unique([
-            Point(project(point.labels, False, _NAME), point.value) if type(point.labels) is Fading else point
+            Point(project(point.labels, False, METADATA), point.value) if type(point.labels) is Fading else point
             for point in vector
         ])
 
 
-_NAME = (METRIC_NAME,)
+METADATA = (METRIC_NAME, "__type__", "__unit__")
+"""The labels that say what a metric is: they go together (model/schema of Prometheus)."""
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=1 << 16)
 def project(labels: Labels, keep: bool, names: tuple[str, ...]) -> Labels:
     """`labels` with only `names`, or without them. Remembered, since every tick asks for the same ones again."""
     return labels.keep(*names) if keep else labels.without(*names)

@@ -292,7 +292,7 @@ def _binary(expr: Binary, ev: Evaluation) -> Steps[Operand]:
         return binary.vector_with_scalar(ev, expr, cast(Vector, right), left, swapped=True)
     if isinstance(right, float):
         return binary.vector_with_scalar(ev, expr, cast(Vector, left), right, swapped=False)
-    return binary.vectors(ev, expr, cast(Vector, left), cast(Vector, right))
+    return (yield from binary.vectors(ev, expr, cast(Vector, left), cast(Vector, right)))
 
 
 def _aggregate(expr: Aggregate, ev: Evaluation) -> Steps[Operand]:
