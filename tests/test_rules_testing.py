@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from servers import NoServer, promtool
 
+from sidecar.cli import main
 from sidecar.errors import QueryError
 from sidecar.model import is_stale
 from sidecar.promql.features import Features
@@ -352,3 +353,44 @@ def test_no_series_brings_the_runner_down(text):
 def test_promtool_own_files_end_as_they_should(name, failing):
     """Prometheus's files: each group passes or fails as it does in promtool."""
     assert {group for group, passed in outcomes(PROMTOOL / name).items() if not passed} == failing
+
+
+def test_the_command_prints_where_promtool_does(tmp_path, capsys):
+    """What passed goes to standard output, what did not to standard error; exit code 1 as soon as one file fails."""
+    (tmp_path / "b").mkdir()
+    good = files(tmp_path, [{**GROWING}])
+    bad = files(tmp_path / "b", [{"name": "never", "promql_expr_test": [
+        {"expr": "1", "eval_time": "0", "exp_samples": [{"value": 2}]}]}])
+
+    assert main(["test", "rules", str(good)]) == 0
+    assert capsys.readouterr() == (f"Unit Testing: {good}\n  SUCCESS: 1 test\n\n", "")
+    assert main(["test", "rules", str(bad), str(good)]) == 1
+    told = capsys.readouterr()
+    assert told.out == f"Unit Testing: {bad}\n\nUnit Testing: {good}\n  SUCCESS: 1 test\n\n"
+    assert told.err.startswith("  FAILED: 1 of 1 tests\n    never:\n      expr: \"1\", time: 0s:\n        exp: {} 2\n")
+    assert main(["test", "rules", "--run", "sums", str(bad), str(good)]) == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_results_are_written_as_promtool_writes_them(tmp_path, capsys, before):
+    """`--junit FILE` is taken before and after `rules`; `-o json` leaves nothing else on standard output."""
+    path, junit = files(tmp_path, [GROWING]), tmp_path / "junit.xml"
+    flag = ["--junit", str(junit)]
+
+    code = main(["test", *(flag if before else []), "rules", *([] if before else flag), "-o", "json", str(path)])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    assert ElementTree.parse(junit).getroot().tag == "testsuites"  # noqa: S314 (our own)
+
+
+def test_what_cannot_be_done_is_said(tmp_path, capsys):
+    """A feature that is not known is a warning, as in promtool; a result file that cannot be written is an error."""
+    path = str(files(tmp_path, [GROWING]))
+
+    assert main(["test", "rules", "--enable-feature=promql-duration-expr,", path]) == 0
+    assert "WARNING: --enable-feature=promql-duration-expr has no effect here" in capsys.readouterr().err
+    assert main(["test", "rules", "--junit", str(tmp_path / "no" / "x.xml"), path]) == 1
+    assert "the results could not be written" in capsys.readouterr().err
+    assert main(["test", "rules", str(tmp_path / "none.yml")]) == 1
+    assert "cannot be read: No such file or directory" in capsys.readouterr().err
