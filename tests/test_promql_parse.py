@@ -77,6 +77,8 @@ REFUSED = {
     'x{a="b" or c="d"}': "`or` between matchers",
     "x offset 1e999": "1e999: duration out of range",
     "x[9.3e9]": "9.3e9: duration out of range",
+    f"x[{'9' * 5000}s]": "duration out of range",
+    f"1 + 0x{'f' * 16}": "0xffffffffffffffff: the number is too large",
     "x offset 300y": "300y: duration out of range",
     "x[0]": "duration must be greater than 0",
     "x[5m:0]": "duration must be greater than 0",

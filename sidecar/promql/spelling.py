@@ -76,8 +76,11 @@ def _spelled(token: Token, place: str) -> str:
 def _seconds(token: Token) -> float:
     if token.kind == "number":
         plain = token.text.replace("_", "")
-        return float(int(plain, 16)) if plain[:2] in ("0x", "0X") else float(plain)
-    return sum(int(count) * _SECONDS[unit] for count, unit in token.parts())
+        if plain[:2] not in ("0x", "0X"):
+            return float(plain)
+        whole = int(plain, 16)
+        return float(whole) if whole < 2**63 else math.inf
+    return sum(float(count) * _SECONDS[unit] for count, unit in token.parts())
 
 
 def _moment(token: Token, sign: int) -> float:
