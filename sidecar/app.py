@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from sidecar import logs
@@ -19,21 +20,24 @@ from sidecar.discovery.local import ourselves
 from sidecar.discovery.match import ByPid, ByUrl
 from sidecar.discovery.roster import Roster, Wanted
 from sidecar.errors import SidecarError
+from sidecar.journal.journal import Journal
 from sidecar.model import Cleanup, Labels
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
+from sidecar.pipeline_journal import restore
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
 from sidecar.procfs import identify
-from sidecar.promql.evaluate import instant
-from sidecar.promql.tree import Expr, lookback, metric_names
-from sidecar.promql.values import Value
+from sidecar.promql.context import Options
+from sidecar.promql.features import Features
+from sidecar.promql.tree import lookback, metric_names
 from sidecar.rules.group import Group
 from sidecar.rules.load import load, shipped
+from sidecar.rules.source import MAX_SAMPLES, MAX_SECONDS, Bounded
 from sidecar.rules.spec import GroupSpec
 from sidecar.store import Store
 from sidecar.web.server import build, serving
-from sidecar.web.view import View
+from sidecar.web.view import Sources, View
 
 log = logging.getLogger("sidecar")
 
@@ -49,7 +53,9 @@ def run(settings: Settings, guard_fd: int, starts: int) -> int:
     logs.set_up(settings.log.level, settings.log.format)
     for warning in settings.warnings:
         log.warning("configuration", extra={"warning": warning})
-    specs = load(settings.rules if settings.rules is not None else shipped())
+    features = Features.of(settings.features)
+    specs = load(settings.rules if settings.rules is not None else shipped(),
+                 experimental=features.experimental_functions)
     if starts == 1:
         check_pids(settings.targets)
     return asyncio.run(_Desk(settings, specs, Dispatch(socket.socket(fileno=guard_fd)), starts).run())
@@ -88,7 +94,9 @@ class _Desk:
                 Notifier(settings.alertmanagers, external_url=url, external_labels=settings.external_labels))
             endpoints = await stack.enter_async_context(Endpoints(
                 {str(target.name): asked for target in settings.targets if (asked := target.asked())}, asyncio.sleep))
-            pipeline = self._pipeline(view, notifier, url, endpoints.read)
+            journal = Journal(settings.storage)
+            stack.callback(journal.close)
+            pipeline = self._pipeline(view, notifier, journal, url, endpoints.read)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             log.info("watching", extra={
@@ -122,8 +130,8 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    def _pipeline(self, view: View, notifier: Notifier, url: str, ask: Ask) -> Pipeline:
-        """Make the stages and report to the guard."""
+    def _pipeline(self, view: View, notifier: Notifier, journal: Journal, url: str, ask: Ask) -> Pipeline:
+        """Make the stages, report to the guard, and go on from where the journal ends."""
         settings = self._settings
         base = Labels({"job": settings.job, "instance": settings.instance})
         wanted = [Wanted(str(target.name), base.merged({"target": str(target.name)}), target.match)
@@ -144,14 +152,20 @@ class _Desk:
                         external_labels=settings.external_labels, external_url=url) for spec in self._specs]
         store.keep(_needs(self._specs))
 
-        def query(expr: Expr, at: float) -> Value:
-            return instant(expr, store.select, at)
+        features = Features.of(settings.features)
+        options = Options(delayed_name_removal=features.delayed_name_removal)
 
+        bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=monotonic)
+        rules = Bounded(store.select, store.newest, bounded)
         scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
                   for target in settings.targets}
         sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))
-        stages = Stages(roster, sampler, store, groups, query, Ledger(), self._dispatch, notifier, view,
-                        breathe=partial(asyncio.sleep, 0))
+        breathe = partial(asyncio.sleep, 0)
+        view.sources = Sources(store.select, groups, wall, monotonic, breathe, options, features.experimental_functions)
+        stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
+                        breathe)
+        now = wall()
+        restore(journal.open(now), groups, roster.update(now), now)
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:

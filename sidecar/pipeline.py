@@ -17,9 +17,11 @@ from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
 from sidecar.errors import QueryError, SidecarError
 from sidecar.guard.wire import Basis, Channel, Event
+from sidecar.journal.journal import Journal
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_families import USED, Vitals, families
+from sidecar.pipeline_journal import page
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
@@ -68,6 +70,7 @@ class Stages:
     ledger: Ledger
     dispatch: Dispatch
     notifier: Notifier
+    journal: Journal
     view: View
     breathe: Callable[[], Awaitable[None]]
 
@@ -80,6 +83,7 @@ class Pipeline:
         self._plans = plans
         self._options = options
         self._acting = Acting(stages.ledger, stages.dispatch, self._used)
+        self._base = base
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self._vitals = Vitals(base, starts)
         self._lines: dict[str, tuple[int | None, Thresholds]] = {}
@@ -128,6 +132,7 @@ class Pipeline:
                 await self._paced(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
+        stages.journal.note(page(stages.groups, targets, now))
         self._subjects_now = list(self._subjects(targets, readings, now))
         self._acting.act(policy, self._subjects_now, await self._paced(self._gates(alerts, now)), now)
         self._done = self._acting.done()
@@ -161,8 +166,10 @@ class Pipeline:
 
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
+        stages = self._stages
         self._take_in_events(now)
-        self._stages.notifier.offer([alert for group in self._stages.groups for alert in group.alerts()], now)
+        stages.notifier.offer([alert for group in stages.groups for alert in group.alerts()], now)
+        stages.journal.note(page(stages.groups, stages.roster.update(now), now))
 
     def _take_in_events(self, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""
@@ -224,6 +231,7 @@ class Pipeline:
         stages = self._stages
         samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
         samples += self._acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
+        samples += stages.journal.samples(self._base, now)
         return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
     def _lines_of(self, target: Target, limit_bytes: int | None) -> Thresholds:

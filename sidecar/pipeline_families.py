@@ -7,6 +7,7 @@ from functools import cache
 from sidecar import __version__, thresholds
 from sidecar.actions import acting, ledger
 from sidecar.discovery import roster
+from sidecar.journal import journal
 from sidecar.model import Labels, Metric, Sample, series
 from sidecar.notify import alertmanager
 from sidecar.probes import sampler
@@ -35,7 +36,7 @@ OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHR
        MISSED)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *ledger.METRICS, *acting.METRICS,
-    *alertmanager.METRICS)}
+    *alertmanager.METRICS, *journal.METRICS)}
 """Every metric of /metrics, by its name."""
 
 SUFFIXES = ("_bucket", "_sum", "_count")

@@ -26,7 +26,10 @@ TOLERANCE_SECONDS = 3600.0
 MOST_ALERTS = 10_000
 MOST_BYTES = 64 * 1024 * 1024
 LONGEST_FIELD_BYTES = 1 << 20
-PAGE_BYTES = 4096
+PAGE_BYTES = 1024
+"""Small: SQLite touches memory for twenty pages at once, and a stamp changes one."""
+PATIENCE_SECONDS = 1.0
+"""How long to wait for one who is about to let go of the file."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -41,7 +44,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """What makes version n + 1 of the file out of version n. Steps are only ever added."""
 
-SETTINGS = ("synchronous = NORMAL", "cache_size = -64", "mmap_size = 0", "wal_autocheckpoint = 256",
+SETTINGS = ("synchronous = NORMAL", "cache_size = -64", "mmap_size = 0", "wal_autocheckpoint = 1000",
             f"journal_size_limit = {1 << 20}", f"max_page_count = {MOST_BYTES // PAGE_BYTES}")
 
 SELECT = f"SELECT {', '.join(COLUMNS)} FROM alert LIMIT ?"  # noqa: S608 - our own constants
@@ -94,7 +97,7 @@ class Book:
         self._stamped_at = 0.0
         with _told(path):
             self._file = _made_safe(path)
-            self._db = sqlite3.connect(path, timeout=0, isolation_level=None, cached_statements=16)
+            self._db = sqlite3.connect(path, timeout=PATIENCE_SECONDS, isolation_level=None, cached_statements=16)
         try:
             with _told(path):
                 self._begin()
@@ -107,6 +110,7 @@ class Book:
         db = self._db
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_FIELD_BYTES)
         db.execute("PRAGMA trusted_schema = OFF")
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # of a file that is still empty
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE").execute("COMMIT")
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
@@ -117,11 +121,12 @@ class Book:
         db.execute("PRAGMA journal_mode = WAL")
         for setting in SETTINGS:
             db.execute(f"PRAGMA {setting}")
-        with _transaction(db):
-            for step in MIGRATIONS[version:]:
-                for statement in step:
-                    db.execute(statement)
-            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        if version < len(MIGRATIONS):
+            with _transaction(db):
+                for step in MIGRATIONS[version:]:
+                    for statement in step:
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         self._read()
 
     def _read(self) -> None:
