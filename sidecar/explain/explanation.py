@@ -37,7 +37,10 @@ class Explanation:
 
 
 def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, acts: bool = False) -> Explanation:
-    """Ask about a rule and all parts of its expression, at the moment of its last evaluation."""
+    """Ask about a rule and all parts of its expression, at the moment of its last evaluation.
+
+    What is done about it is asked for `now`: that is decided after the evaluation.
+    """
     at = now if rule.evaluated_at is None else rule.evaluated_at
     try:
         expr = parse(rule.query, experimental=True)
@@ -53,8 +56,8 @@ def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, 
         return Explanation(rule, at, tree, found, acts=acts)
     lines = gate.lines(_points(ask(str(wanted.line), at))) if wanted.line is not None else {}
     true = targets(tree.points)
-    held = {name: why for name, why in _reasons(ask(gate.HELD, at)).items() if name in true} if acts else {}
-    parked = frozenset(targets(_points(ask(gate.PARKED, at)))) if acts else frozenset()
+    held = {name: why for name, why in _reasons(ask(gate.HELD, now)).items() if name in true} if acts else {}
+    parked = frozenset(targets(_points(ask(gate.PARKED, now)))) if acts else frozenset()
     return Explanation(rule, at, tree, found, "", wanted, lines, held, parked, acts)
 
 

@@ -68,8 +68,8 @@ def result(data: Any) -> Result:
 
 
 def labels(given: Any) -> Labels:
-    """A set of labels. TypeError or AttributeError for anything else."""
-    return Labels({str(name): str(value) for name, value in given.items()})
+    """A set of labels, printable. TypeError or AttributeError for anything else."""
+    return Labels({printable(name): printable(value) for name, value in given.items()})
 
 
 def printable(text: object) -> str:
