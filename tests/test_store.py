@@ -1,5 +1,6 @@
 """The store against a plain list of samples: what is kept, what is thinned, what goes, and what it costs."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sidecar.model import STALE, Labels, Sample, is_stale
 from sidecar.promql.evaluate import instant, instant_steps
 from sidecar.promql.parse import parse
+from sidecar.promql.regex import predicate
 from sidecar.promql.steps import finish
 from sidecar.promql.values import Matcher, Vector
 from sidecar.store import SERIES_BYTES, Store
@@ -245,3 +247,44 @@ def test_expressions_over_thinned_samples() -> None:
         thinned: Vector = instant(expr, store.select, NOW + 3599)  # type: ignore[assignment]
         exact: Vector = instant(expr, raw.select, NOW + 3599)  # type: ignore[assignment]
         assert thinned[0].value == pytest.approx(exact[0].value, rel=5 / 1800)
+
+
+def test_many_series_are_found_by_their_labels_as_few_are() -> None:
+    """An index over label values finds what a look at each series finds, while series come and go."""
+    store = Store()
+    every = [labels("rag_x", target=f"t{index % 40}", kind="abc"[index % 3], odd="1" if index % 2 else "")
+             for index in range(120)]
+    asked = [[("target", "=", "t7")], [("kind", "=", "b"), ("target", "=", "t8")], [("odd", "=", "1")],
+             [("odd", "=", "")], [("target", "!=", "t7"), ("kind", "=", "a")], [("kind", "=", "z")],
+             [("nope", "=", "")], [("target", "=~", "t[12]"), ("kind", "=", "c")], [*((f"none{index}", "=", "") for index in range(20))]]
+
+    def check(live: Sequence[Labels], at: float) -> None:
+        for conditions in asked:
+            matchers = [Matcher("__name__", "=", "rag_x"), *(Matcher(*one) for one in conditions)]
+            found = {series.labels for series in store.select(matchers, at - 10, at)}
+            assert found == {one for one in live if all(predicate(m)(one.get(m.name, "")) for m in matchers)}
+            assert found == {sample.labels for sample in store.newest(matchers, at - 10, at)}
+
+    for count in (10, 80, 120):
+        store.append(Sample(one, 1.0, NOW + count) for one in every[:count])
+        check(every[:count], NOW + count)
+    store.append(Sample(one, 1.0, NOW + 5000) for one in every[60:])
+    store.truncate(NOW + 5000)
+    assert store.series_count == 60
+    check(every[60:], NOW + 5000)
+
+
+def test_what_a_series_is_said_to_be_is_true() -> None:
+    """A window told to be whole has no stale marker, one told to rise has no fall, however it was thinned."""
+    store = Store()
+    values = [1.0, 2.0, 5.0, 0.0, 1.0, STALE, 3.0, 4.0, 2.0, 6.0, math.nan, 7.0, *map(float, range(10, 700))]
+    told = set()
+    for at, value in enumerate(values):
+        store.append([Sample(TOTAL, value, NOW + at)])
+        store.truncate(NOW + at)
+        for back in (2, 5, 30, 400):
+            for series in store.select([Matcher("__name__", "=", TOTAL.metric)], NOW + at - back, NOW + at):
+                told.add((series.whole, series.rising))
+                assert not series.whole or not any(map(math.isnan, series.values))
+                assert not series.rising or all(before <= after for before, after in pairwise(series.values))
+    assert told == {(False, False), (True, False), (True, True)}
