@@ -31,9 +31,18 @@ REFUSED = Metric("rag_sidecar_store_refused_samples_total", "counter",
 EVALUATIONS = Metric("rag_sidecar_rule_evaluations_total", "counter", "Evaluations of rules.")
 FAILURES = Metric("rag_sidecar_rule_evaluation_failures_total", "counter", "Evaluations of rules that failed.")
 MISSED = Metric("rag_sidecar_rule_group_iterations_missed_total", "counter", "Evaluations of groups skipped as late.")
+ITERATIONS = Metric("rag_sidecar_rule_group_iterations_total", "counter", "Evaluations of groups.")
+INTERVAL = Metric("rag_sidecar_rule_group_interval_seconds", "gauge", "How far the evaluations of a group lie apart.")
+LASTED = Metric("rag_sidecar_rule_group_last_duration_seconds", "gauge",
+                "How long the last evaluation of a group took, what ran in its pauses included.")
+EVALUATED = Metric("rag_sidecar_rule_group_last_evaluation_timestamp_seconds", "gauge",
+                   "The moment a group was last evaluated at, in Unix time; absent before the first.")
+WRITTEN = Metric("rag_sidecar_rule_group_last_evaluation_samples", "gauge",
+                 "Samples that the last evaluation of a group wrote.")
+RULES = Metric("rag_sidecar_rule_group_rules", "gauge", "Rules of a group.")
 
 OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, REFUSED, EVALUATIONS, FAILURES,
-       MISSED)
+       MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *ledger.METRICS, *acting.METRICS,
     *alertmanager.METRICS, *journal.METRICS)}
@@ -64,10 +73,20 @@ class Vitals:
             (SERIES, store.series_count, ()), (BYTES, store.size_bytes, ()),
             (DROPPED, store.dropped, ()), (SHRUNK, store.shrunk, ()), (REFUSED, store.refused, ())]
         for group in groups:
-            figures += [(EVALUATIONS, group.evaluations, ("group", group.spec.name)),
-                        (FAILURES, group.failures, ("group", group.spec.name)),
-                        (MISSED, group.missed, ("group", group.spec.name))]
+            name = ("file", group.file, "group", group.name)
+            figures += [(EVALUATIONS, group.evaluations, name), (FAILURES, group.failures, name),
+                        (MISSED, group.missed, name)]
         return [Sample(series(self._base, metric.name, *labels), value, at) for metric, value, labels in figures]
+
+    def of_groups(self, groups: Sequence[Group], at: float) -> list[Sample]:
+        """More about each group of rules: for /metrics alone, since an hour of it would fill half a megabyte."""
+        figures: list[tuple[Group, Metric, float | None]] = []
+        for group in groups:
+            figures += [(group, ITERATIONS, group.iterations), (group, INTERVAL, group.interval_seconds),
+                        (group, LASTED, group.last_duration_seconds), (group, EVALUATED, group.last_evaluation),
+                        (group, WRITTEN, group.last_samples), (group, RULES, len(group.rules))]
+        return [Sample(series(self._base, metric.name, "file", group.file, "group", group.name), value, at)
+                for group, metric, value in figures if value is not None]
 
 
 @cache

@@ -254,9 +254,11 @@ def test_many_series_are_found_by_their_labels_as_few_are() -> None:
     store = Store()
     every = [labels("rag_x", target=f"t{index % 40}", kind="abc"[index % 3], odd="1" if index % 2 else "")
              for index in range(120)]
-    asked = [[("target", "=", "t7")], [("kind", "=", "b"), ("target", "=", "t8")], [("odd", "=", "1")],
-             [("odd", "=", "")], [("target", "!=", "t7"), ("kind", "=", "a")], [("kind", "=", "z")],
-             [("nope", "=", "")], [("target", "=~", "t[12]"), ("kind", "=", "c")], [*((f"none{index}", "=", "") for index in range(20))]]
+    asked = [
+        [("target", "=", "t7")], [("kind", "=", "b"), ("target", "=", "t8")], [("odd", "=", "1")], [("odd", "=", "")],
+        [("target", "!=", "t7"), ("kind", "=", "a")], [("kind", "=", "z")], [("nope", "=", "")],
+        [("target", "=~", "t[12]"), ("kind", "=", "c")], [*((f"none{index}", "=", "") for index in range(20))],
+    ]
 
     def check(live: Sequence[Labels], at: float) -> None:
         for conditions in asked:
