@@ -140,7 +140,7 @@ class Pipeline:
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
-        self._publish([*seen, *counted], alerts)
+        self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts)
 
     async def _paced(self, steps: Steps[Result]) -> Result:
         """The result of something long, while the event loop is not held for long and the guard hears of us."""
