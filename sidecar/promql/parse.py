@@ -4,6 +4,7 @@ What cannot be evaluated here is refused here, by name and with the reason. The 
 `str()`, writes its durations as timedelta and reports no positions; see tokens.py for how nodes get theirs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -109,8 +110,10 @@ class _Conversion:
 
     def number(self, node: Any) -> Expr:
         token = self._landmarks.find(kinds=("number", "duration"))
-        duration = token is not None and token.kind == "duration"
-        return NumberLiteral(node.val, duration, token.position if token else None)
+        if token is None:
+            return NumberLiteral(node.val)
+        sign = self._landmarks.before() if math.copysign(1, node.val) < 0 else None
+        return NumberLiteral(node.val, token.kind == "duration", (sign or token).position)
 
     def string(self, node: Any) -> Expr:
         return StringLiteral(node.val, self._place(kinds=("string",)))
@@ -162,17 +165,18 @@ class _Conversion:
         return Call(name, arguments, position)
 
     def unary(self, node: Any) -> Expr:
-        expr = self.convert(node.expr)
-        return Unary("-", expr, expr.position)
+        position = self._place("-")
+        return Unary("-", self.convert(node.expr), position)
 
     def paren(self, node: Any) -> Expr:
         position = self._place("(")
         return Paren(self.convert(node.expr), position)
 
     def binary(self, node: Any) -> Expr:
-        left = self.convert(node.lhs)
-        right = self.convert(node.rhs)
         op, modifier = str(node.op), node.modifier
+        left = self.convert(node.lhs)
+        self._place(op)
+        right = self.convert(node.rhs)
         if modifier is None:
             cardinality: Cardinality = "many-to-many" if op in ("and", "or", "unless") else "one-to-one"
             return Binary(op, left, right, Matching(cardinality=cardinality), position=left.position)

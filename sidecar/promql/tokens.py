@@ -95,6 +95,10 @@ class Landmarks:
                 return token
         return None
 
+    def before(self) -> Token | None:
+        """The token before the one found last."""
+        return self._tokens[self._next - 2] if self._next > 1 else None
+
 
 def _landmarks(tokens: list[Token]) -> Iterator[Token]:
     """Tokens less what stands in braces, square brackets and label lists, and less the values of `offset` and `@`."""
