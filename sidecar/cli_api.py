@@ -41,12 +41,16 @@ class Api:
     """One server. `is_sidecar` says whether the last answer came from a rag-sidecar."""
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            sound = None
+        if not sound:
             raise SidecarError(f"{url!r} is no address of a server", help=f"write it like {EXAMPLE_URL}")
         self.url = url.rstrip("/")
         self.is_sidecar = False
-        proxies = {} if _is_here(parts.hostname) else urllib.request.getproxies()
+        proxies = {} if _is_here(parts.hostname or "") else urllib.request.getproxies()
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
 
     def get(self, path: str, **parameters: str) -> Said:

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from sidecar.cli_terminal import Terminal
@@ -83,7 +84,8 @@ def _matrix(rows: Rows, unit: Unit, terminal: Terminal) -> Iterator[str]:
 def _curve(times: Sequence[float], numbers: Sequence[float], span: tuple[float, float], width: int, plain: bool) -> str:
     """One sign for each piece of the time, as high as the largest value in it; a gap where there is none."""
     bars = PLAIN_BARS if plain else BARS
-    pieces = max(1, min(width, len(set(times)) if span[1] > span[0] else 1))
+    step = min((later - at for at, later in pairwise(sorted(set(times)))), default=0.0)
+    pieces = min(width, round((span[1] - span[0]) / step) + 1) if step > 0 else 1
     highest: list[float | None] = [None] * pieces
     for at, number in zip(times, numbers, strict=True):
         place = round((at - span[0]) / (span[1] - span[0]) * (pieces - 1)) if pieces > 1 else 0

@@ -124,6 +124,11 @@ def test_rule_that_was_not_or_could_not_be_evaluated(bench: Bench) -> None:
     assert said(bench, f"{USED} > 1") .startswith("A does not fire for target rag, although its expression gives")
 
 
+def test_unknown_target_is_told(bench: Bench) -> None:
+    """A target that the rule knows nothing of is not taken for one that is well."""
+    assert said(bench, MAIN, "nobody") == "A does not speak of target nobody; it speaks of other, rag."
+
+
 TRAPS = [
     (f'{USED} > {LINE}{{level="main"}}', 'the sides of > find no partners: level="main" is only there'),
     (f'{USED} > on (instance, target) label_replace({LINE}{{level="main"}}, "instance", "i", "", "")',

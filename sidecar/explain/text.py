@@ -62,7 +62,7 @@ def as_text(explained: Explanation, target: str | None, screen: Screen) -> str:
     for sentence in summary(explained.verdicts):
         lines += screen.wrapped(sentence, "", "")
     text = "\n".join(lines)
-    return text.encode("ascii", "backslashreplace").decode() if screen.plain else text
+    return text.replace("…", "...").encode("ascii", "backslashreplace").decode() if screen.plain else text
 
 
 def _row(name: str, text: str, screen: Screen) -> Iterator[str]:
