@@ -161,7 +161,8 @@ class _Desk:
                   for target in settings.targets}
         sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))
         breathe = partial(asyncio.sleep, 0)
-        view.sources = Sources(store.select, groups, wall, monotonic, breathe, options, features.experimental_functions)
+        view.sources = Sources(store.select, groups, wall, monotonic, breathe, options,
+                               features.experimental_functions, store.newest)
         stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
                         breathe)
         now = wall()
