@@ -24,6 +24,7 @@ from sidecar.journal.journal import Journal
 from sidecar.model import Cleanup, Labels
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
+from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_journal import restore
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
@@ -99,6 +100,7 @@ class _Desk:
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
+            gc.callbacks.append(LongPasses(monotonic))
             log.info("watching", extra={
                 "targets": ", ".join(str(target.name) for target in settings.targets), "url": url,
                 "rules": sum(len(spec.rules) for spec in self._specs),

@@ -40,7 +40,7 @@ log = logging.getLogger("sidecar")
 
 JUST_AFTER_SECONDS = 0.001
 LONGEST_STEP_BACK_SECONDS = 5.0
-HELD_SECONDS = 0.005
+HELD_SECONDS = 0.003
 """After how long a tick lets others run; what cannot be interrupted takes a few milliseconds more."""
 SILENT_SECONDS = 1.0
 """How long a tick may go on without a sign of life to the guard."""
