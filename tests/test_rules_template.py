@@ -138,6 +138,8 @@ FAILING = [
     ("{{ range 1000000000 }}{{ end }}", "steps"),
     ('{{ $x := "ab" }}{{ range 60 }}{{ $x = print $x $x }}{{ end }}', "error calling print: more than"),
     ("{{ range 5000 }}a text of some length, again and again{{ end }}", "wrote more than"),
+    ("{{ $x := $x }}", 'at <$x>: undefined variable: $x'),
+    ("{{ range $i, $x := $x }}{{ end }}", "undefined variable: $x"),
 ]
 
 

@@ -105,7 +105,9 @@ class Evaluation:
             case Field():
                 receiver: object = dot
             case Variable():
-                receiver = next(value for name, value in reversed(self.variables) if name == node.name)
+                receiver = next((value for name, value in reversed(self.variables) if name == node.name), _ABSENT)
+                if receiver is _ABSENT:  # `$x := $x` parses
+                    raise self.failure(f"undefined variable: {node.name}")
             case Chain():
                 receiver = self._operand(dot, node.operand)
                 self.node = node
