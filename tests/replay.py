@@ -17,10 +17,12 @@ from servers import RunningPrometheus
 from sidecar.model import STALE, Labels, Sample, is_stale
 from sidecar.notify.payload import payload
 from sidecar.notify.queue import Outbox
-from sidecar.promql.evaluate import instant, over_range
+from sidecar.promql.context import Options
+from sidecar.promql.evaluate import over_range
 from sidecar.promql.parse import parse
-from sidecar.promql.values import Matcher, Select
+from sidecar.promql.values import Matcher
 from sidecar.rules.group import Group
+from sidecar.rules.source import Bounded
 from sidecar.rules.spec import GroupSpec
 from sidecar.store import Store
 
@@ -140,44 +142,47 @@ class Replay:
             self._post(one, group)
         return len(done)
 
+    def _made(self, one: Evaluation) -> Group:
+        return Group(self.editions[one.edition][one.group], default_interval_seconds=1.0,
+                     external_labels=self.external_labels, external_url=self.external_url)
+
     def _group(self, one: Evaluation) -> Group:
         edition, group = self._groups.get(one.group, ("", None))
         if group is not None and edition == one.edition:
             return group
-        fresh = Group(self.editions[one.edition][one.group], default_interval_seconds=1.0,
-                      external_labels=self.external_labels, external_url=self.external_url)
+        fresh = self._made(one)
         if group is not None:
             fresh.copy_state(group)
         return fresh
 
-    def _select(self, store: Store) -> Select:
-        """How expressions reach the samples. A range of Prometheus 2 includes its start."""
-        if self.includes_start:
-            return lambda matchers, start, end: store.select(matchers, start - 0.001, end)
-        return store.select
+    def _source(self, store: Store) -> Bounded:
+        """How rules reach the samples. What Prometheus 2 reads includes its start."""
+        earlier = 0.001 if self.includes_start else 0.0
+        return Bounded(lambda matchers, start, end: store.select(matchers, start - earlier, end),
+                       lambda matchers, start, end: store.newest(matchers, start - earlier, end), Options())
 
-    def _judge(self, store: Store, group: Group, at: float, arriving: Sequence[Sample] = (), before: int = 0) -> None:
-        """One evaluation, with samples that arrive before rule number `before`."""
-        rules = itertools.count(1)
+    def _judge(self, store: Store, group: Group, at: float, arriving: Sequence[Sample] = (), after: int = 0) -> None:
+        """One evaluation, with samples that arrive after so many rules have written."""
+        done = itertools.count(1)
 
         def append(samples: Iterable[Sample]) -> None:
             store.append(samples)
-            if next(rules) == before:
+            if next(done) == after:
                 store.append(arriving)
 
-        group.evaluate(at, lambda expr, when: instant(expr, self._select(store), when), append)
+        group.evaluate(at, self._source(store), append)
 
     def _torn(self, one: Evaluation, group: Group, arriving: Sequence[Sample], found: Rows) -> tuple[Store, Group]:
         """A scrape arrived between two rules: between those where what we write is what Prometheus wrote."""
-        theirs = {labels: value for labels, points in written(found).items() for at, value in points if at == one.at}
-        for before in range(1, len(group.rules)):
-            store, copy = deepcopy((self.store, group))
-            self._judge(store, copy, one.at, arriving, before)
-            ours = {labels: value for labels, points in all_written(store).items() for at, value in points
-                    if at == one.at}
+        theirs = at_moment(written(found), one.at)
+        for after in range(1, len(group.rules) + 1):
+            store, again = deepcopy(self.store), self._made(one)
+            again.copy_state(group)
+            self._judge(store, again, one.at, arriving, after)
+            ours = at_moment(all_written(store), one.at)
             if ours.keys() == theirs.keys() and all(alike(ours[labels], theirs[labels]) for labels in ours):
                 break
-        return store, copy
+        return store, again
 
     def _post(self, one: Evaluation, group: Group) -> None:
         outbox = self._outboxes.setdefault(
@@ -189,7 +194,7 @@ class Replay:
 
     def visible(self, expr: str, start: float, end: float) -> Rows:
         """What a range query in steps of a second shows."""
-        found = over_range(parse(expr), self._select(self.store), start, end, 1.0)
+        found = over_range(parse(expr), self.store.select, start, end, 1.0)
         return {one.labels: list(zip(one.times, one.values, strict=True)) for one in found}
 
 
@@ -199,6 +204,11 @@ def all_written(store: Store) -> Rows:
     return written({
         one.labels: [(at, value) for at, value in zip(one.times, one.values, strict=True) if not is_stale(value)]
         for one in series})
+
+
+def at_moment(found: Rows, at: float) -> dict[Labels, float]:
+    """What the series were at one moment."""
+    return {labels: value for labels, points in found.items() for when, value in points if when == at}
 
 
 def alike(one: float, other: float) -> bool:
