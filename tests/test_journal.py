@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -110,6 +111,26 @@ def test_what_changes_is_written_at_once_and_nothing_else(path: Path) -> None:
     assert [second for second, count in writes.items() if count] == [*range(0, 130, 5)]
     assert (entry.alert.keep_firing_since, entry.alert.value, entry.alert.annotations) == (100.0, 100.0, {"s": "100"})
     assert entry.seen_at == 125.0
+
+
+def test_new_values_of_many_alerts_are_written_a_few_at_a_time(path: Path) -> None:
+    """A thousand alerts whose values change all the time keep nobody busy at once, and all get their turn."""
+    scribe = Scribe(path)
+    scribe.open(0.0)
+    names = [Labels({"alertname": "A", "n": str(number)}) for number in range(250)]
+    scribe.take(page(0.0, *(alert(labels=labels, value=1.0) for labels in names)))
+    fresh = []
+    for second in (61.0, 62.0, 63.0):
+        scribe.take(page(second, *(alert(labels=labels, value=2.0) for labels in names)))
+        copy = path.with_name(f"copy-{second}")
+        for end in ("", "-wal"):
+            shutil.copy(f"{path}{end}", f"{copy}{end}")
+        looking = Scribe(copy)
+        fresh.append(sum(entry.alert.value == 2.0 for entry in looking.open(second)))
+        looking.close(None)
+    scribe.close(None)
+
+    assert fresh == [100, 200, 250]
 
 
 def test_a_quiet_desk_touches_the_disk_only_to_say_that_it_is_there(path: Path) -> None:

@@ -11,6 +11,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ REFRESH_SECONDS = 60.0
 """How old what is written of a value and annotations may be."""
 TOLERANCE_SECONDS = 3600.0
 """How long alerts are kept whose rule is not loaded any more."""
+MOST_REFRESHED = 100
+"""Of these in one page, so that a thousand alerts do not keep the interpreter busy at the same moment each minute."""
 MOST_ALERTS = 10_000
 MOST_BYTES = 64 * 1024 * 1024
 LONGEST_FIELD_BYTES = 1 << 20
@@ -149,7 +152,10 @@ class Book:
         the time of its `for` does not run.
         """
         given = {(entry.rule, entry.alert.labels): entry for entry in page.entries[:MOST_ALERTS]}
-        news = {key: entry for key, entry in given.items() if self._is_news(self._written.get(key), entry, page.at)}
+        news = {key: entry for key, entry in given.items() if self._is_news(key, entry)}
+        aged = (key for key, entry in given.items()
+                if key not in news and _is_aged(self._written[key], entry, page.at))
+        news |= {key: given[key] for key in islice(aged, MOST_REFRESHED)}
         missing = {key: known for key, known in self._written.items() if key not in given}
         gone = [key for key, known in missing.items() if _is_over(known, page)]
         left = {key: known._replace(left_at=self._stamped_at) for key, known in missing.items()
@@ -167,10 +173,9 @@ class Book:
             del self._written[key]
         return True
 
-    def _is_news(self, known: _Written | None, entry: Entry, at: float) -> bool:
-        if known is None or known.left_at is not None or known.entry.fingerprint() != entry.fingerprint():
-            return True
-        return known.entry.details() != entry.details() and not 0.0 <= at - known.at < REFRESH_SECONDS
+    def _is_news(self, key: _Key, entry: Entry) -> bool:
+        known = self._written.get(key)
+        return known is None or known.left_at is not None or known.entry.fingerprint() != entry.fingerprint()
 
     def _stamp_due(self, page: Page) -> bool:
         return (not 0.0 <= page.at - self._stamped_at < STAMP_SECONDS
@@ -203,6 +208,11 @@ class Book:
     def close(self) -> None:
         """Merge the log into the file and let go of it; harmless when called twice."""
         self._db.close()
+
+
+def _is_aged(known: _Written, entry: Entry, at: float) -> bool:
+    """Whether value and annotations have changed, and what is written of them is too old by now."""
+    return not 0.0 <= at - known.at < REFRESH_SECONDS and known.entry.details() != entry.details()
 
 
 def _is_over(known: _Written, page: Page) -> bool:
