@@ -222,9 +222,12 @@ class RunningAlertmanager(RunningServer):
 @contextlib.contextmanager
 def running_prometheus(
     config_yaml: str, tmp_path: Path, rule_files: Sequence[Path] = (), flags: Sequence[str] = (),
-    program: Path | None = None,
+    program: Path | None = None, storage: Path | None = None,
 ) -> Iterator[RunningPrometheus]:
-    """A Prometheus on a free port with `config_yaml` plus `rule_files`; an interval may be as short as 200ms."""
+    """A Prometheus on a free port with `config_yaml` plus `rule_files`; an interval may be as short as 200ms.
+
+    `storage` holds what it knows already.
+    """
     folder = Path(tempfile.mkdtemp(prefix="prometheus-", dir=tmp_path))
     config = folder / "prometheus.yml"
     if rule_files:
@@ -232,7 +235,7 @@ def running_prometheus(
     config.write_text(config_yaml)
     port = free_port()
     command = [
-        str(program or prometheus()), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+        str(program or prometheus()), f"--config.file={config}", f"--storage.tsdb.path={storage or folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle", *flags,
     ]  # fmt: skip
     with _running(command, folder / "log", port, folder) as pid:

@@ -199,6 +199,6 @@ def ts_of_min_over_time(window: Window) -> float:
 
 
 def _time_of(window: Window, wanted: float) -> float:
-    """When the last sample with this value was taken; of NaN only, the first."""
+    """When the last sample with this value was taken; of NaN only, the last."""
     found = [time for time, value in zip(window.times, window.values, strict=True) if value == wanted]
-    return found[-1] if found else window.times[0]
+    return found[-1] if found else window.times[-1]
