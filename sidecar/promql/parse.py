@@ -47,6 +47,8 @@ _CARDINALITIES: dict[str, Cardinality] = {
 _NATIVE = ("histogram_avg", "histogram_count", "histogram_sum", "histogram_stddev", "histogram_stdvar")
 _UNCHECKED = ("exp", "ln", "log2", "log10")
 """The package lets some numbers through where these take a vector."""
+_EXPERIMENTAL = ("it is experimental in Prometheus; --enable-feature=promql-experimental-functions, or that name in "
+                 "`features`, admits it")
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -157,7 +159,7 @@ class _Conversion:
         if name not in FUNCTIONS:
             _refuse(f"{name}()", "it is not implemented here", position)
         if (node.func.experimental or name in EXPERIMENTAL) and not self._experimental:
-            _refuse(f"{name}()", "it is experimental in Prometheus and may change there", position)
+            _refuse(f"{name}()", _EXPERIMENTAL, position)
         arguments = tuple(map(self.convert, node.args))
         if name in _UNCHECKED and isinstance(arguments[0], NumberLiteral):
             raise QueryError(f'expected type instant vector in call to function "{name}", got scalar',
@@ -182,7 +184,7 @@ class _Conversion:
             return Binary(op, left, right, Matching(cardinality=cardinality), position=left.position)
         fill = modifier.fill_values
         if fill is not None and (fill.lhs is not None or fill.rhs is not None):
-            _refuse("fill()", "it is experimental in Prometheus and may change there", left.position)
+            _refuse("fill()", "it is experimental in Prometheus, and not implemented here", left.position)
         labels = modifier.matching
         matching = Matching(
             on=labels is not None and str(labels.type).endswith("Include"),
@@ -196,7 +198,7 @@ class _Conversion:
         op = str(node.op)
         position = self._opened(op)
         if op in _EXPERIMENTAL_AGGREGATIONS and not self._experimental:
-            _refuse(f"{op}()", "it is experimental in Prometheus and may change there", position)
+            _refuse(f"{op}()", _EXPERIMENTAL, position)
         parameter = self.convert(node.param) if node.param is not None else None
         if op in _EXPERIMENTAL_AGGREGATIONS and not _is_number(parameter):
             raise QueryError(f"the first parameter of {op}() must be a number", position=position)
