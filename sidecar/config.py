@@ -208,4 +208,5 @@ def _warnings(targets: tuple[Target, ...], mode: str | None, from_environment: b
     if mode in ("enforce", "dry_run"):
         for target in targets:
             if not target.cleanup:
-                yield f"mode is {mode}, but target {target.name} has no cleanup channel: nothing can be asked of it"
+                yield (f"mode is {mode}, but target {target.name} has no cleanup channel: nothing can be asked of it "
+                       "unless there is an agent in its process")

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import NamedTuple
 
 from sidecar.actions.options import Options
-from sidecar.config_settings import EndpointSection, Settings, Target
+from sidecar.config_settings import AgentSection, EndpointSection, Settings, Target
 from sidecar.config_values import duration_text, size_text, without_credentials
 from sidecar.config_yaml import key_of
 from sidecar.thresholds import (
@@ -53,7 +53,9 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "job", settings.job
     yield "instance", settings.instance
     yield "actions.mode", settings.actions.mode or ", ".join(
-        f"{settings.mode(target)} for {target.name}" for target in settings.targets)
+        f"{settings.mode(target)} for {target.name}" + (
+            " (enforce with an agent)" if settings.waits_for_agent(target) else "")
+        for target in settings.targets)
     yield from _acting(settings.actions)
     yield "alertmanagers", _listed(map(without_credentials, settings.alertmanagers))
     yield "web.listen", str(settings.web.listen)
@@ -71,6 +73,9 @@ def _target(target: Target, where: str) -> Iterator[tuple[str, str]]:
     yield f"{where}.memory.basis", target.memory.basis
     if target.endpoint:
         yield from _endpoint(target.endpoint, f"{where}.endpoint")
+    if target.agent != AgentSection():
+        yield f"{where}.agent.directory", target.agent.directory or "the usual places"
+        yield f"{where}.agent.every", duration_text(target.agent.every_seconds)
     for index, channel in enumerate(target.cleanup):
         yield f"{where}.cleanup[{index}]", str(channel)
     if not target.cleanup:

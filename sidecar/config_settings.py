@@ -90,6 +90,38 @@ class SignalChannel:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentChannel:
+    """A cleanup is asked for at the agents in the target's processes. `timeout_seconds` is until their answers."""
+
+    KEY: ClassVar = "agent"
+    timeout_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check_request(self.timeout_seconds, {})
+
+    def __str__(self) -> str:
+        return f"agent (timeout {duration_text(self.timeout_seconds)})"
+
+    def serves(self, cleanup: Cleanup) -> Channel:
+        """The way to ask for this cleanup: the level stands in the body."""
+        return Channel("agent", timeout_seconds=self.timeout_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSection:
+    """How the agents in a target's processes are reached. `directory` is where theirs is, besides the usual places."""
+
+    directory: str = ""
+    every_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.every_seconds <= 3600:
+            raise ValueError("every must be at least 1s and at most 1h")
+        if self.directory and (not self.directory.startswith("/") or ".." in self.directory.split("/")):
+            raise ValueError("directory must be an absolute path without '..', as the target's process sees it")
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSection:
     """A debug endpoint that the target has: where, and what in its answer counts. Headers may hold secrets.
 
@@ -133,7 +165,8 @@ class Target:
     children: bool = True
     memory: Wanted = Wanted()  # noqa: RUF009 - frozen
     endpoint: EndpointSection | None = None
-    cleanup: tuple[HttpChannel | SignalChannel, ...] = ()
+    agent: AgentSection = AgentSection()
+    cleanup: tuple[AgentChannel | HttpChannel | SignalChannel, ...] = ()
 
     def asked(self) -> Endpoint | None:
         """How its debug endpoint is asked, None if it has none."""
@@ -276,5 +309,12 @@ class Settings:
     origins: Mapping[str, str]
 
     def mode(self, target: Target) -> Mode:
-        """What may be done to `target`: as set, else enforce where it has a channel (naming one is consent)."""
+        """What may be done to `target`: as set, else enforce where it has a channel (naming one is consent).
+
+        Where it has none, an agent that announces itself is one: see `waits_for_agent`.
+        """
         return self.actions.mode or ("enforce" if target.cleanup else "observe")
+
+    def waits_for_agent(self, target: Target) -> bool:
+        """Whether nothing is said about what may be done to `target`: then an agent that announces itself decides."""
+        return self.actions.mode is None and not target.cleanup and not isinstance(target.match, ByUrl)

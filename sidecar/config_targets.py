@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.config_overrides import FLAGS, OF_TARGET, VARIABLES, Note, Overrides, selectors
-from sidecar.config_settings import SignalChannel, Target
+from sidecar.config_settings import AgentChannel, SignalChannel, Target
 from sidecar.config_values import TargetName, nearest
 from sidecar.discovery.match import AsChild, ByUrl
 from sidecar.thresholds import Size, contradiction
@@ -51,8 +51,8 @@ def _contradictions(target: Target) -> Iterator[tuple[str, str]]:
         if section and section.url not in (None, match.url):
             yield "endpoint.url", "match names another URL"
         for at, channel in enumerate(target.cleanup):
-            if isinstance(channel, SignalChannel):
-                yield f"cleanup[{at}]", "no signal can be sent to a target that is known by its URL alone"
+            if isinstance(channel, AgentChannel | SignalChannel):
+                yield f"cleanup[{at}]", f"{channel.KEY} needs a process, and the target is known by its URL alone"
     elif section and section.url is None:
         yield "endpoint", "'url' is missing"
 

@@ -74,6 +74,7 @@ def book() -> Book:
     return Book()
 
 
+TOLD = {"freed_bytes": 500, "predicted_bytes": 400, "pause_seconds": 0.25}
 REFUSED, FAILED = "refused:signal:signal_default", "failed:http:http_503"
 
 
@@ -91,6 +92,9 @@ REFUSED, FAILED = "refused:signal:signal_default", "failed:http:http_503"
     (["failed:http:timeout", "spent"], "undelivered", "timeout", "http"),
     ([FAILED, "delivered:signal", "answered:signal"], "", "", "signal"),
     (["delivered:http", "failed:http:timeout", "spent"], "", "timeout", "http"),
+    (["delivered:agent", "failed:agent:closed", "spent"], "", "closed", "agent"),
+    (["delivered:agent", "failed:agent:busy", "spent"], "undelivered", "busy", "agent"),
+    (["failed:agent:closed", "spent"], "undelivered", "closed", "agent"),
     (["gone"], "unknown", "target_gone", ""),
     (["delivered", "changed"], "unknown", "target_changed", "signal"),
     (["delivered", "answered", "gone"], "unknown", "target_gone", "signal"),
@@ -290,7 +294,8 @@ def test_delivery_histogram_sums_up(book: Book) -> None:
 
 def test_samples_are_those_that_are_declared(book: Book) -> None:
     """Every sample belongs to a declared metric, every declared metric has one, all carry the target's labels."""
-    book.run(REFUSED, "delivered", "answered")
+    book.run(REFUSED, "delivered")
+    book.tell("answered", channel="agent", duration_seconds=0.5, told=TOLD)
     book.ledger.close("a", "effective", 1010.0, verdict=VERDICT)
     samples, histogram = book.samples(), "rag_cleanup_delivery_seconds"
     names = {sample.labels.metric for sample in samples}
@@ -300,6 +305,22 @@ def test_samples_are_those_that_are_declared(book: Book) -> None:
     assert suffixed <= names
     assert all(sample.at == 2000.0 and BASE.items() <= sample.labels.items() for sample in samples)
     assert len({sample.labels for sample in samples}) == len(samples)
+
+
+def test_what_the_agents_tell_stands_beside_what_was_measured(book: Book) -> None:
+    """The row has both: what the agents say of it, and the bytes seen from outside."""
+    book.run("delivered:agent")
+    steps, processes = [{"step": "gc", "objects": 3}], [{"process": "main", "outcome": "done"}]
+    book.tell("answered", channel="agent", duration_seconds=0.5, told=TOLD, steps=steps, processes=processes)
+    row = book.ledger.close("a", "effective", 1010.0, verdict=VERDICT).as_json()
+
+    assert (row["told"], row["steps"], row["processes"]) == (TOLD, steps, processes)
+    assert row["freed_bytes"] == VERDICT.freed_bytes
+    assert book.value("rag_cleanup_predicted_bytes") == TOLD["predicted_bytes"]
+    assert book.value("rag_cleanup_pause_seconds") == TOLD["pause_seconds"]
+
+    assert book.run("delivered", "answered", order="b").as_json()["told"] == {}
+    assert book.value("rag_cleanup_predicted_bytes") is None
 
 
 def test_target_without_a_past_has_zeros(book: Book) -> None:

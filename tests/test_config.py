@@ -210,7 +210,8 @@ def test_warnings_do_not_stop_anything(tmp_path: Path) -> None:
     settings = load(written(tmp_path, TWO), {**ENV, "MEMORY_THRESHOLD_MB": "100"}, Overrides(mode="enforce"))
     assert settings.warnings == (
         "the thresholds in the environment hold for all 2 targets",
-        "mode is enforce, but target a has no cleanup channel: nothing can be asked of it")
+        "mode is enforce, but target a has no cleanup channel: nothing can be asked of it "
+        "unless there is an agent in its process")
     assert all(f"\nwarning: {warning}" in describe(settings) for warning in settings.warnings)
 
 

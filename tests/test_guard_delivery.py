@@ -540,7 +540,7 @@ def test_agent_that_fails_is_told_and_the_next_channel_used(
     hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str, reason: str
 ) -> None:
     """Whatever an agent does instead of its work: a failure with that reason, then the next channel."""
-    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle", "SIGUSR1")
     hands.watch(target)
     link(hands, target, tmp_path)
     target.tell("grow 100")
@@ -562,7 +562,7 @@ def test_agent_that_keeps_silent_is_given_up_at_the_deadline(
     hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str
 ) -> None:
     """No answer, or one byte now and then: the order is told as failed, its socket closed, the next channel used."""
-    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle", "SIGUSR1")
     hands.watch(target)
     link(hands, target, tmp_path)
     target.tell("grow 100")
@@ -579,7 +579,7 @@ def test_aggressive_cleanup_does_not_wait_for_an_agent(
     hands: Hands, spawn: Callable[..., Target], tmp_path: Path, how: str
 ) -> None:
     """Without an acceptance the signal is sent beside it, under the same id; it is delivered once."""
-    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle")
+    target = spawn("odd_agent", "--place", str(tmp_path), "--cleanup", how, "--handle", "SIGUSR1")
     hands.watch(target)
     link(hands, target, tmp_path)
     target.tell("grow 100")
@@ -597,7 +597,7 @@ def test_agent_that_accepts_in_time_needs_no_signal(
     hands: Hands, spawn: Callable[..., Target], tmp_path: Path
 ) -> None:
     """The signal is for agents that are deaf."""
-    target = spawn("odd_agent", "--place", str(tmp_path), "--handle")
+    target = spawn("odd_agent", "--place", str(tmp_path), "--handle", "SIGUSR1")
     hands.watch(target)
     link(hands, target, tmp_path)
     target.tell("grow 100")

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import socket
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from sidecar.procfs import Identity
 log = logging.getLogger("sidecar.actions")
 
 HELLO_SECONDS = 5.0
+MOST_UNLINKED = 4096
 NO_WELCOME = wire.encode("welcome", program_pid=0, watched=[])
 MOST_ORDER_BYTES = wire.MAX_MESSAGE_BYTES // 2
 """The guard tells of an order with its labels: that has to fit into a message, too."""
@@ -23,8 +25,9 @@ MOST_ORDER_BYTES = wire.MAX_MESSAGE_BYTES // 2
 class Dispatch:
     """Sends orders and takes in events; never waits after `hello`. Lives as long as the desk.
 
-    `ended` is True once the guard has hung up: then the desk ends, too. What the guard has no room for is not
-    remembered as sent, so the next tick sends it again.
+    `ended` is True once the guard has hung up: then the desk ends, too. `unlinked` names the processes, as (target,
+    pid), to whose agents the guard has no socket any more. What the guard has no room for is not remembered as sent, so
+    the next tick sends it again.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -32,6 +35,7 @@ class Dispatch:
         self.lost_events = 0
         self.events_seen = 0
         self.sock = sock
+        self.unlinked: deque[tuple[str, int]] = deque(maxlen=MOST_UNLINKED)
         self._watched: dict[str, tuple[Identity | None, Basis | None]] = {}
         self._told: dict[str, tuple[Sequence[Sequence[int]], int]] = {}
         self._standing: dict[str, tuple[list[Armed], float]] = {}
@@ -69,7 +73,9 @@ class Dispatch:
                 self.ended = True
                 break
             kind, body = wire.decode(data)
-            if kind == "event":
+            if kind == "unlinked":
+                self.unlinked.append((str(body["target"]), int(body["pid"])))
+            elif kind == "event":
                 self.lost_events = int(body["lost"])
                 new.append(wire.event(body["event"]))
         self._waiting += new
@@ -100,6 +106,11 @@ class Dispatch:
                 self._watched.pop(target, None)
         elif self._send("watch", target=target, identity=wanted[0], basis=wanted[1]):
             self._watched[target] = wanted
+
+    def link(self, target: str, process: str, pid: int, start_time_ticks: int, fd: int) -> bool:
+        """Give the guard a socket that is connected to the agent in this process. False if it has no room for it."""
+        return target in self._watched and self._send(
+            "link", fd, target=target, process=process, pid=pid, start_time_ticks=start_time_ticks)
 
     def tell(self, target: str, used_bytes: float | None, shares: Sequence[Sequence[int]] = (),
              error_bytes: int = 0) -> None:
@@ -136,10 +147,10 @@ class Dispatch:
         """
         self._send("beat", number=done)
 
-    def _send(self, kind: str, **body: Any) -> bool:
+    def _send(self, kind: str, fd: int = -1, **body: Any) -> bool:
         try:
             data = wire.encode(kind, MOST_ORDER_BYTES, **body)
         except ValueError as error:  # labels without measure, in a rule file: the tick must go on
             log.error("order not sent", extra={"kind": kind, "target": body.get("target", ""), "error": str(error)})
             return False
-        return not self.ended and wire.send(self.sock, data)
+        return not self.ended and wire.send(self.sock, data, fd)

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal
@@ -20,15 +20,36 @@ REBOUNDS = Metric("rag_cleanup_rebounds_total", "counter",
 FREED = Metric("rag_cleanup_freed_bytes_total", "counter", "Bytes that cleanups freed, measured from outside.")
 LAST_FREED = Metric("rag_cleanup_last_freed_bytes", "gauge", "Bytes the last judged cleanup freed; may be negative.")
 DURATION = Metric("rag_cleanup_duration_seconds", "gauge", "How long the last cleanup took until the target answered.")
+PREDICTED = Metric("rag_cleanup_predicted_bytes", "gauge", "Bytes the agent expected the last cleanup to free.")
+PAUSE = Metric("rag_cleanup_pause_seconds", "gauge",
+               "How long the last cleanup kept a process from doing anything else, as its agent tells.")
 LAST_TIME = Metric("rag_cleanup_last_timestamp_seconds", "gauge", "When the last cleanup was delivered, in Unix time.")
 DELIVERY = Metric("rag_cleanup_delivery_seconds", "histogram", "From the crossing of the line to the delivery.")
-METRICS = (CLEANUPS, REFUSED, REBOUNDS, FREED, LAST_FREED, DURATION, LAST_TIME, DELIVERY)
+METRICS = (CLEANUPS, REFUSED, REBOUNDS, FREED, LAST_FREED, DURATION, PREDICTED, PAUSE, LAST_TIME, DELIVERY)
 
 DELIVERY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 DELIVERY_BOUNDS = (*map(str, DELIVERY_BUCKETS), "+Inf")
 KEPT_ATTEMPTS = 500
-NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier")
+NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier", "no_agent")
 """Reasons of a refusal that say nothing about the channel: the next attempt may well use it."""
+
+BY_HAND = "manual:"
+"""Begins the id of what a person asked for: the guard's record brings it back to a desk that knows nothing of it."""
+
+BEGUN = ("timeout", "closed", "protocol", "late")
+"""Reasons of a failure after which, if it had been delivered, the cleanup may be done nevertheless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the agents say of a cleanup: figures of all processes together, by step, and how it ended in each process.
+
+    `figures` are freed_bytes, predicted_bytes, objects_collected, pause_seconds and duration_seconds, where known.
+    """
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, Any]] = ()
+    processes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +58,7 @@ class Attempt:
 
     `growth` is the growth of used bytes before it, in bytes per second. `refusals` are (channel, reason) of what
     could not be used; `reason` is why the last channel that was used failed, at the end that of the outcome. `number`
-    is that of the event that began it.
+    is that of the event that began it, `told` what the agents say.
     """
 
     id: str
@@ -63,6 +84,7 @@ class Attempt:
     freed_bytes: float | None = None
     rebounded: bool | None = None
     number: int = 0
+    told: Told = field(default_factory=Told)
 
     def as_json(self) -> dict[str, Any]:
         """The row of `GET /api/v1/actions`."""
@@ -74,6 +96,7 @@ class Attempt:
             "delivered_at": self.delivered_at, "delivery_seconds": self.delivery_seconds,
             "duration_seconds": self.duration_seconds, "ended_at": self.ended_at, "rebounded": self.rebounded,
             "refusals": [{"channel": channel, "reason": reason} for channel, reason in self.refusals],
+            "told": dict(self.told.figures), "steps": list(self.told.steps), "processes": list(self.told.processes),
         }
 
 
@@ -87,6 +110,7 @@ class Tally:
     freed_bytes: float = 0.0
     last_freed_bytes: float | None = None
     last_duration_seconds: float | None = None
+    last_told: Mapping[str, float] = field(default_factory=dict)
     last_delivered_at: float | None = None
     delivery_counts: list[int] = field(default_factory=lambda: [0] * (len(DELIVERY_BUCKETS) + 1))
     delivery_sum: float = 0.0
@@ -105,7 +129,8 @@ class Tally:
         yield make(REBOUNDS.name, self.rebounds)
         yield make(FREED.name, self.freed_bytes)
         for metric, last in ((LAST_FREED, self.last_freed_bytes), (DURATION, self.last_duration_seconds),
-                             (LAST_TIME, self.last_delivered_at)):
+                             (PREDICTED, self.last_told.get("predicted_bytes")),
+                             (PAUSE, self.last_told.get("pause_seconds")), (LAST_TIME, self.last_delivered_at)):
             if last is not None:
                 yield make(metric.name, last)
         for bound, count in zip(DELIVERY_BOUNDS, accumulate(self.delivery_counts), strict=True):
@@ -160,7 +185,7 @@ class Ledger:
     def skip(self, order: Order, used_bytes: float, at: float, reason: str) -> Attempt:
         """Write down an order that the guard did not begin, because there was no need or no room for it any more."""
         self._put(Attempt(order.id, order.target, order.cleanup, order.labels, order.line_bytes, used_bytes, 0.0, at,
-                          dry_run=order.dry_run))
+                          trigger=_trigger(order.id), dry_run=order.dry_run))
         return self.close(order.id, "skipped", at, reason=reason)
 
     def _end_of(self, event: Event) -> None:
@@ -190,10 +215,13 @@ class Ledger:
 
     def _answered(self, known: Attempt, event: Event, channel: str) -> Attempt:
         seconds = float(event.detail["duration_seconds"])
-        made = self._put(replace(known, channel=channel, answered_at=event.at, duration_seconds=seconds, reason=""))
+        told = Told(*(event.detail.get(key, none) for key, none in (("told", {}), ("steps", ()), ("processes", ()))))
+        made = self._put(replace(known, channel=channel, answered_at=event.at, duration_seconds=seconds, reason="",
+                                 told=told))
         if made.dry_run:
             return self.close(made.id, "dry_run", event.at)
         self._tallies[made.target].last_duration_seconds = seconds
+        self._tallies[made.target].last_told = told.figures
         return made
 
     def _not_taken(self, known: Attempt, event: Event, channel: str) -> Attempt:
@@ -207,7 +235,7 @@ class Ledger:
 
     def _spent(self, known: Attempt, event: Event) -> Attempt:
         """No channel is left. What was delivered and never answered may still have worked: bytes will tell."""
-        if known.delivered_at is not None and known.reason == "timeout":
+        if known.delivered_at is not None and known.reason in BEGUN:
             duration = event.at - known.delivered_at
             return self._put(replace(known, answered_at=event.at, duration_seconds=duration))
         if known.reason or not known.refusals:
@@ -250,4 +278,8 @@ def _begun(event: Event, growth: float) -> Attempt:
     return Attempt(
         event.order, event.target, str(detail["cleanup"]), dict(detail["labels"]),
         None if line is None else float(line), float(detail["used_bytes"]), growth, event.at,
-        dry_run=bool(detail.get("dry_run")), number=event.number)
+        trigger=_trigger(event.order), dry_run=bool(detail.get("dry_run")), number=event.number)
+
+
+def _trigger(order_id: str) -> str:
+    return "manual" if order_id.startswith(BY_HAND) else "rule"

@@ -36,6 +36,13 @@ HAND_OVER_SECONDS = 30.0
 MOST_SAID = 100
 
 
+class Reach(NamedTuple):
+    """How the agents of a target are reached: in a directory besides the usual places, asked every so many seconds."""
+
+    directory: str = ""
+    every_seconds: float = 5.0
+
+
 class Agent(NamedTuple):
     """What is known of the agent in one process: which slot it is in, and the signals that it has handlers for."""
 
@@ -95,15 +102,13 @@ class _Seat:
 class Agents:
     """The agents of all targets. Lives from `async with` to its end.
 
-    `every_seconds` and `directories` are by the target's name. `sleep` is asyncio.sleep or its like, `timer` a clock
-    that never jumps, `proc` where processes are found.
+    `reaches` are by the target's name. `sleep` is asyncio.sleep or its like, `timer` a clock that never jumps, `proc`
+    where processes are found.
     """
 
-    def __init__(self, every_seconds: Mapping[str, float], directories: Mapping[str, str],
-                 sleep: Callable[[float], Awaitable[None]], timer: Callable[[], float] = monotonic,
-                 proc: str = "/proc") -> None:
-        self._every_seconds = every_seconds
-        self._directories = directories
+    def __init__(self, reaches: Mapping[str, Reach], sleep: Callable[[float], Awaitable[None]],
+                 timer: Callable[[], float] = monotonic, proc: str = "/proc") -> None:
+        self._reaches = reaches
         self._sleep = sleep
         self._timer = timer
         self._proc = proc
@@ -158,14 +163,14 @@ class Agents:
             connected = self._dial(target, seat)
             self._spent += self._timer() - now
             if connected:
-                seat.talk = Talk(connected, self._every_seconds[target], self._timer)
+                seat.talk = Talk(connected, self._reaches[target].every_seconds, self._timer)
                 seat.task = self._tasks.create_task(seat.talk.run(self._sleep))
 
     def _dial(self, target: str, seat: _Seat) -> socket.socket | None:
         identity = seat.slot.target.identity
         assert identity
         try:
-            return dial(identity.pid, seat.slot.process.check, self._directories.get(target, ""), self._proc)
+            return dial(identity.pid, seat.slot.process.check, self._reaches[target].directory, self._proc)
         except ProbeFailed as error:
             reason, why = error.reason, str(error)
         except OSError as error:
@@ -173,7 +178,7 @@ class Agents:
         if reason not in ("absent", "gone", "permission"):
             seat.errors[reason] += 1
             if seat.reason != reason:
-                log.warning("agent not used", extra={"target": target, "process": seat.slot.label, "reason": reason,
+                log.warning("agent not used", extra={"target": target, "slot": seat.slot.label, "reason": reason,
                                                      "what": why})
         seat.reason = reason
         return None
@@ -181,7 +186,7 @@ class Agents:
     def _greet(self, target: str, seat: _Seat, talk: Talk) -> None:
         assert talk.hello
         seat.settle()
-        log.info("agent found", extra={"target": target, "process": seat.slot.label, "version": talk.hello.version})
+        log.info("agent found", extra={"target": target, "slot": seat.slot.label, "version": talk.hello.version})
         if talk.hello.protocol > PROTOCOL and talk.hello.protocol not in self._said and len(self._said) < MOST_SAID:
             self._said.add(talk.hello.protocol)
             log.warning("an agent speaks a newer protocol: what is known of it is used", extra={
@@ -192,7 +197,7 @@ class Agents:
             seat.errors[talk.over] += 1
         if seat.reason != talk.over:
             log.log(logging.INFO if talk.over == "closed" else logging.WARNING, "agent lost", extra={
-                "target": target, "process": seat.slot.label, "reason": talk.over, "what": talk.why})
+                "target": target, "slot": seat.slot.label, "reason": talk.over, "what": talk.why})
         seat.reason = talk.over
 
     def missing(self, target: str) -> str:

@@ -46,6 +46,8 @@ class Talk:
             self._end("timeout", f"no whole answer within {ANSWER_SECONDS:g} s")
         except ProbeFailed as error:
             self._end(error.reason, str(error))
+        except ConnectionError:
+            self._end("closed", "it has hung up")
         except OSError as error:
             self._end("connection", error.strerror or type(error).__name__)
         except ValueError as error:

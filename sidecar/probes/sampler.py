@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from sidecar.guard.tree import Census
 from sidecar.model import Labels, Metric, Sample, Target, series
-from sidecar.probes import cgroup, endpoint, gc_remote, process, tree
+from sidecar.probes import agent, cgroup, endpoint, gc_remote, process, tree
+from sidecar.probes.agent import Agents
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.endpoint import EndpointReading
 from sidecar.probes.host import HostProbe
@@ -23,12 +24,12 @@ DURATION = Metric("rag_sidecar_collector_duration_seconds", "gauge", "How long a
 ERRORS = Metric("rag_sidecar_collector_errors_total", "counter", "Readings that failed, by reason.")
 CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can be read of the target, 0 where not.")
 METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *gc_remote.METRICS,
-           *cgroup.METRICS, *endpoint.METRICS)
+           *agent.METRICS, *cgroup.METRICS, *endpoint.METRICS)
 
 AGAIN_SECONDS = 30.0
 """How often a cgroup that could not be found is looked for again."""
 
-CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "gc", "cgroup")
+CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "gc", "cgroup", "agent")
 
 
 @dataclass(slots=True)
@@ -85,8 +86,11 @@ None for a target that has none.
 class Sampler:
     """Holds the probes. Lives as long as the desk. The roots of /proc and /sys are parameters.
 
-    `scopes` are by the target's name; `skip` are processes that are ours, whoever started us.
+    `scopes` are by the target's name; `skip` are processes that are ours, whoever started us. `agents` look for those
+    in the targets' processes; set before the first reading.
     """
+
+    agents: Agents | None = None
 
     def __init__(self, self_base: Labels, timer: Callable[[], float], scopes: Mapping[str, Scope] | None = None,
                  ask: Ask = lambda *_: None, skip: Collection[int] = (),
@@ -140,6 +144,8 @@ class Sampler:
         attached = self._attached.pop(name, None)
         if attached:
             attached.close()
+            if self.agents:
+                self.agents.forget(name)
             if attached.cgroup:
                 self._gone[name] = attached.cgroup
 
@@ -186,13 +192,21 @@ class Sampler:
         if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
             return False
         found.used[name] = dict(tree.used)
+        start = len(found.samples)
         self._read_one(attached, "gc", lambda: attached.interpreters.read(tree.slots, at, self._count), found)
+        self._read_one(attached, "agent", lambda: self._hear_agents(attached, at, found.samples[start:]), found)
         cgroup = self._cgroup_of(attached, at)
         if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
             found.used[name] |= cgroup.used
         found.limits[name] = cgroup.limit_bytes if cgroup else None
         found.samples.extend(self._facts(attached, at))
         return True
+
+    def _hear_agents(self, attached: Attached, at: float, known: Sequence[Sample]) -> list[Sample]:
+        """What the agents tell, less what is `known` from outside: the figures of the collector."""
+        told = self.agents.read(attached.target.name, attached.tree.slots, at) if self.agents else []
+        seen = {sample.labels for sample in known} if told else ()
+        return [sample for sample in told if sample.labels not in seen]
 
     def _hear(self, target: Target, found: Readings, at: float, up: bool) -> bool:
         """Add what the target's endpoint has told. Returns whether the target is up."""
@@ -245,6 +259,8 @@ class Sampler:
         missing = attached.failed | attached.tree.missing
         if attached.interpreters.missing:
             missing["gc"] = attached.interpreters.missing
+        if no_agent := self.agents.missing(attached.target.name) if self.agents else "not looked for":
+            missing["agent"] = no_agent
         return [make(INFO.name, 1.0, at, "pid", str(identity.pid)),
                 *(make(CAPABILITY.name, float(what not in missing), at, "capability", what)
                   for what in CAPABILITIES)]

@@ -1,12 +1,14 @@
 """Listens where an agent would, and answers as it is told: well, badly, or not at all. Obeys on stdin as leaky does.
 
 `--place DIRECTORY` (where its own directory is made), `--answer` for questions, `--cleanup` for POST /cleanup,
-`--memory JSON` for what it tells of memory, `--name PID` to take another process's name. Handles SIGUSR1 with --handle.
+`--memory JSON` for what it tells of memory, `--name PID` to take another process's name. `--handle SIGNAL` makes that
+signal drop everything; with `--stoppable` SIGUSR2 ends every conversation and the listening.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -118,9 +120,24 @@ def listen(options: argparse.Namespace, blocks: Blocks) -> None:
     os.chmod(path, 0o600)
     listener.listen(16)
 
+    peers = []
+
+    def stop(*_: Any) -> None:
+        os.unlink(path)
+        for each in (listener, *peers):
+            with contextlib.suppress(OSError):  # it has hung up already
+                each.shutdown(socket.SHUT_RDWR)
+
+    if options.stoppable:
+        signal.signal(signal.SIGUSR2, stop)
+
     def accept() -> None:
         while True:
-            peer, _ = listener.accept()
+            try:
+                peer, _ = listener.accept()
+            except OSError:
+                return  # it was stopped
+            peers.append(peer)
             threading.Thread(target=quietly, args=(peer,), daemon=True).start()
 
     def quietly(peer: socket.socket) -> None:
@@ -139,11 +156,12 @@ if __name__ == "__main__":
     parser.add_argument("--cleanup", default="ok")
     parser.add_argument("--memory", default="{}")
     parser.add_argument("--name", type=int)
-    parser.add_argument("--handle", action="store_true")
+    parser.add_argument("--handle", metavar="SIGNAL")
+    parser.add_argument("--stoppable", action="store_true")
     parser.add_argument("--limit", type=int, default=512, metavar="MIB")
     chosen = parser.parse_args()
     held = Blocks(chosen.limit * MIB)
     if chosen.handle:
-        signal.signal(signal.SIGUSR1, lambda *_: held.drop())
+        signal.signal(signal.Signals[chosen.handle], lambda *_: held.drop())
     listen(chosen, held)
     obey(held, 0.0, "ready")
