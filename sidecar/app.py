@@ -26,6 +26,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_journal import restore
+from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
 from sidecar.procfs import identify
@@ -97,7 +98,10 @@ class _Desk:
                 {str(target.name): asked for target in settings.targets if (asked := target.asked())}, asyncio.sleep))
             journal = Journal(settings.storage)
             stack.callback(journal.close)
-            pipeline = self._pipeline(view, notifier, journal, url, endpoints.read)
+            agents = await stack.enter_async_context(Agents(
+                {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
+                 for target in settings.targets}, asyncio.sleep))
+            pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             gc.callbacks.append(LongPasses(monotonic))
@@ -132,7 +136,8 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    def _pipeline(self, view: View, notifier: Notifier, journal: Journal, url: str, ask: Ask) -> Pipeline:
+    def _pipeline(self, view: View, notifier: Notifier, journal: Journal, url: str, ask: Ask,
+                  agents: Agents) -> Pipeline:
         """Make the stages, report to the guard, and go on from where the journal ends."""
         settings = self._settings
         base = Labels({"job": settings.job, "instance": settings.instance})
@@ -140,7 +145,8 @@ class _Desk:
                   for target in settings.targets]
         roster = Roster(wanted, ourselves())
         plans = {str(target.name): Plan(target.memory, settings.mode(target),
-                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children)
+                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children,
+                                        settings.waits_for_agent(target))
                  for target in settings.targets}
         by_http = any(channel.kind == "http" for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
@@ -162,6 +168,7 @@ class _Desk:
         scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
                   for target in settings.targets}
         sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))
+        sampler.agents = agents
         breathe = partial(asyncio.sleep, 0)
         view.sources = Sources(store.select, groups, wall, monotonic, breathe, options,
                                features.experimental_functions, store.newest)

@@ -20,6 +20,7 @@ from sidecar.guard.wire import Basis, Channel, Event
 from sidecar.journal.journal import Journal
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
+from sidecar.pipeline_agents import hand_over, permitted
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_journal import page
 from sidecar.probes.sampler import Readings, Sampler
@@ -50,12 +51,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is configured for one target, as the tick needs it."""
+    """What is configured for one target, as the tick needs it. `asks_agents`: one that is there is consent to act."""
 
     wanted: Wanted
     mode: Mode
     channels: Mapping[Cleanup, tuple[Channel, ...]]
     children: bool
+    asks_agents: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +265,13 @@ class Pipeline:
         for target in targets:
             plan, used, lines = self._plans[target.name], readings.used.get(target.name), self._lines.get(target.name)
             ticks = target.identity.start_time_ticks if target.identity else 0
+            agents = self._stages.sampler.agents
+            mode, ways = permitted(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
+            hand_over(agents, self._stages.dispatch, target.name, mode, ways)
             yield Subject(
                 target.name, up=used is not None, armed=bool(lines and lines[1].armed),
                 fresh=bool(used and lines and lines[1].basis in used),
-                age_seconds=since_boot() - ticks / CLOCK_TICKS, mode=plan.mode, channels=plan.channels)
+                age_seconds=since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways)
 
     def _gates(self, alerts: Sequence[Alert], now: float) -> Steps[list[Gate]]:
         """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
