@@ -63,7 +63,7 @@ LOWERED = (100, 5, 5)
 SHARE = 100
 """What took t seconds to find out is not found out again before SHARE x t have passed: one percent of a core."""
 
-CONNECTIONS, BACKLOG, ACCEPTED_A_SECOND = 8, 16, 100
+CONNECTIONS, BACKLOG, ACCEPTED_A_SECOND = 8, 64, 100
 HEAD_BYTES, BODY_BYTES = 8 * 1024, 64 * 1024
 IDLE_SECONDS, SLOW_SECONDS = 60.0, 5.0
 PATIENCE_SECONDS = 0.05
@@ -629,7 +629,8 @@ class _Glibc(_Allocator):
     symbol = "malloc_trim"
     LOST_BYTES = _PAGE + 48
     ARENA_BYTES = 64 * MIB
-    KEPT = (0.8, 1.25)
+    KEPT = (0.8, 1.2)
+    """A promise is kept if between these shares of it return."""
 
     def __init__(self, program: Any) -> None:
         super().__init__(program)
@@ -657,10 +658,11 @@ class _Glibc(_Allocator):
         side_tops = sum(arena.top for arena in arenas[1:])
         low = sum(arena.low for arena in arenas) - gone
         high = sum(arena.high for arena in arenas) - gone + min(gone, side_tops)
-        known["expected_bytes"] = max(0, low + (high - low) // 4)
+        least, most = self.KEPT
+        known["expected_bytes"] = int(max(0, min(max(low + (high - low) / 4, least * high), most * low)))
         if abs(mapped - arena_bytes) > max(MIB, arena_bytes // 20):
             known["reason"] = "the arenas of malloc were not all found in /proc/self/maps"
-        elif high > MIB and not high * self.KEPT[0] <= low + MIB:
+        elif least * high > most * max(0, low) + MIB:
             known["reason"] = "what was freed lately has not been sorted by malloc yet"
         elif self._doubt and high > MIB:
             known["reason"] = self._doubt
@@ -733,17 +735,17 @@ class _Arena(collections.namedtuple("_Arena", "system free top low high")):
     def of(cls, rows: list[_MallocRow], lost_bytes: int, *, main: bool) -> _Arena:
         """From its lines of malloc_info. A chunk loses `lost_bytes` to the edges of pages, on average."""
         sums = {(row.element, row.type): row.size for row in rows}
-        free = sums[b"total", b"fast"] + sums[b"total", b"rest"]
+        free = sums.get((b"total", b"fast"), 0) + sums[b"total", b"rest"]  # fast: not from glibc 2.43 on
         bins = [row for row in rows if row.element in (b"size", b"unsorted")]
         top = max(0, free - sum(row.total for row in bins))
         low = high = top if main else 0  # only the main arena's top is cut
         for row in bins:
+            evenly = row.total - row.count * lost_bytes
             if row.least >= lost_bytes:
-                low += row.total - row.count * lost_bytes
-                high += row.total - row.count * lost_bytes
-            elif row.most >= lost_bytes:
-                low += max(0, row.total - row.count * lost_bytes)
-                high += max(0, row.total - lost_bytes)
+                low, high = low + evenly, high + evenly
+            elif row.most >= lost_bytes:  # from all chunks alike, to as many of the largest as the sum allows
+                largest = (row.total - row.count * row.least) / (row.most - row.least)
+                low, high = low + max(0, evenly), high + int(largest * (row.most - lost_bytes))
         return cls(sums[b"system", b"current"], free, top, low, high)
 
 
@@ -1022,20 +1024,17 @@ class _Cleaner:
 
     def __init__(self, name: str | None, function: Callable[..., Any], rank: int) -> None:
         self.name = name or getattr(function, "__qualname__", "") or type(function).__name__
-        self.named = name is not None
         self.rank = rank
         self.busy = False
         self._function = _held_function(function)
+        # Two methods or lambdas may have the same name: these are told apart by what they are.
+        method = isinstance(function, types.MethodType)
+        itself = (id(function.__self__), function.__func__) if method else function  # type: ignore[attr-defined]
+        self.key: Any = name or itself
 
     def alive(self) -> bool:
         """Whether the app still has it."""
         return self._function() is not None
-
-    def __eq__(self, other: object) -> bool:
-        """Whether it calls the same."""
-        return isinstance(other, _Cleaner) and self._function() == other._function()
-
-    __hash__ = None  # type: ignore[assignment]
 
     def clean(self, level: str) -> Figures:
         """Call it."""
@@ -1058,7 +1057,7 @@ class _Cache:
                *((name, (name,)) for name in ("max_bytes", "hits", "misses", "evictions")))
 
     def __init__(self, name: str, cache: Any, given: dict[str, Callable[..., Any] | None], lock: Any) -> None:
-        self.name = name
+        self.name = self.key = name
         self.busy = False
         self._cache = _held(cache)
         self._given = {what: _held_function(function) for what, function in given.items() if function is not None}
@@ -1151,7 +1150,7 @@ class _Model:
     rank = 2
 
     def __init__(self, name: str, model: Any, unload: Any, device: str | None, estimated_bytes: int | None) -> None:
-        self.name = name
+        self.name = self.key = name
         self.busy = False
         self._is_getter = isinstance(model, (types.FunctionType, types.MethodType))
         self._model = _held_function(model) if self._is_getter else _held(model)
@@ -1190,6 +1189,7 @@ class _Model:
     def clean(self, level: str) -> Figures:
         """Gradients dropped, eval mode, unloaded: what of these the model knows."""
         model, done = self.model(), []
+        self._note(model is not None)
         if model is None:
             return {"detail": "not loaded"}
         if hasattr(model, "zero_grad"):
@@ -1226,32 +1226,27 @@ class _Registry:
 
     def __init__(self) -> None:
         self.mode = MODES[0]
-        self.cleaners: dict[str, _Cleaner] = {}
-        self.caches: dict[str, _Cache] = {}
-        self.models: dict[str, _Model] = {}
-        self.listeners: dict[str, _Cleaner] = {}
+        self.cleaners: dict[Any, _Cleaner] = {}
+        self.caches: dict[Any, _Cache] = {}
+        self.models: dict[Any, _Model] = {}
+        self.listeners: dict[Any, _Cleaner] = {}
         self._lock = threading.Lock()
         self._sweep_at = 64
 
-    def add(self, kind: dict[str, Any], thing: _Cleaner | _Cache | _Model) -> None:
+    def add(self, kind: dict[Any, Any], thing: _Cleaner | _Cache | _Model) -> None:
         """Replaces what has the same name. Raises ValueError beyond REGISTERED of one kind."""
         with self._lock:
             if len(kind) >= self._sweep_at or len(kind) >= REGISTERED:
                 for name in [name for name, old in list(kind.items()) if not old.alive()]:
                     del kind[name]
                 self._sweep_at = max(64, 2 * len(kind))
-            if len(kind) >= REGISTERED and thing.name not in kind:
+            if len(kind) >= REGISTERED and thing.key not in kind:
                 raise ValueError(f"{len(kind)} are registered already; {thing.name!r} is one too many. Register what "
                                  "holds them instead of each one")
-            if isinstance(thing, _Cleaner) and not thing.named:  # two methods or lambdas may have the same name
-                title, number = thing.name, len(kind)
-                while kind.get(thing.name, thing) != thing:
-                    number += 1
-                    thing.name = f"{title} {number}"
-            kind[thing.name] = thing
+            kind[thing.key] = thing
 
     @staticmethod
-    def living(kind: dict[str, Any]) -> list[Any]:
+    def living(kind: dict[Any, Any]) -> list[Any]:
         """Those that the app still has."""
         return [thing for thing in list(kind.values()) if thing.alive()]
 
@@ -1528,7 +1523,7 @@ class _Runner:
             self.queued = _Run(level, trigger, reason)
         elif rank > LEVELS.index(self.queued.level):
             self.queued.level = level  # who asked for less gets more
-        return self.queued
+        return self.queued if len(self.queued.ids) < RESULTS else None
 
     def run_here(self, level: str) -> Figures:
         """One in the calling thread, or {"outcome": "busy"}."""
@@ -1796,7 +1791,7 @@ class _Listener:
         second = int(time.monotonic())
         self._accepted = self._accepted + 1 if second == self._second else 1
         self._second = second
-        if self._accepted >= ACCEPTED_A_SECOND:
+        if self.token and self._accepted >= ACCEPTED_A_SECOND:  # on TCP: any user of the machine may try
             self.rests_until = second + 1.0
         if not self._may(client):
             client.close()
@@ -2032,14 +2027,14 @@ class _Agent:
 
     def close(self) -> None:
         """End the thread, and give back what was taken."""
-        self.stopping = True
+        if self._directory is not None:
+            self._directory.remove(self._name, self._identity)
+        self.stopping = True  # from here on the thread may close the descriptors
         _give_back_signals()
         if self.froze:
             gc.unfreeze()
         if self.window is not None:
             self.window.ended.set()
-        if self._directory is not None:
-            self._directory.remove(self._name, self._identity)
         if self._thread is None:
             self.close_descriptors()
             return

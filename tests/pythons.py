@@ -36,10 +36,10 @@ class Interpreter(NamedTuple):
 
 
 @functools.cache
-def installed() -> list[Interpreter]:
-    """Every CPython from 3.9 on that this machine has, each once."""
+def installed(oldest: tuple[int, int] = (3, 9)) -> list[Interpreter]:
+    """Every CPython from `oldest` on that this machine has, each once."""
     home = os.path.expanduser("~/.pyenv/versions/*/bin/python3")
-    named = [found for minor in range(9, 16) if (found := shutil.which(f"python3.{minor}"))]
+    named = [found for minor in range(oldest[1], 16) if (found := shutil.which(f"python3.{minor}"))]
     found = {}
     for path in [sys.executable, *sorted(glob.glob(home)), *glob.glob("/usr/bin/python3"), *named]:
         ask = ("import sys; print(*sys.version_info[:3], sys.implementation.name, sys.version_info.releaselevel, "
@@ -47,7 +47,7 @@ def installed() -> list[Interpreter]:
         done = subprocess.run([path, "-c", ask], capture_output=True, text=True, timeout=60, check=False)
         major, minor, micro, implementation, level, program = done.stdout.split() or ("0", "0", "0", "", "", "")
         version = (int(major), int(minor), int(micro))
-        if (implementation, level) == ("cpython", "final") and version >= (3, 9):
+        if (implementation, level) == ("cpython", "final") and version >= oldest:
             found.setdefault(os.path.realpath(program), Interpreter(version, (program,)))
     return list(found.values())
 
