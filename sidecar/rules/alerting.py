@@ -6,7 +6,7 @@ value that an evaluation replaces, so what was handed out never changes.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Alert, AlertState, Labels, Sample, series
@@ -24,8 +24,13 @@ RESOLVED_RETENTION_SECONDS = 15 * 60
 
 _MOST_REMEMBERED = 16_384
 
-_Texts = dict[str, Expansion]
-"""Annotations of one alert, with what they were made of."""
+
+class _Told(NamedTuple):
+    """The annotations of one alert, and what each was made of."""
+
+    shown: Mapping[str, str]
+    expansions: Mapping[str, Expansion]
+
 
 _ORDER: tuple[AlertState, ...] = ("inactive", "pending", "firing")
 
@@ -46,7 +51,7 @@ class AlertingRule(Rule):
         self._labels = {name: Template(text, spec.name) for name, text in spec.labels.items()}
         self._annotations = {name: Template(text, spec.name) for name, text in spec.annotations.items()}
         self._final: dict[Labels, Labels] = {}
-        self._texts: dict[Labels, _Texts] = {}
+        self._told: dict[Labels, _Told] = {}
         self._alerts: dict[Labels, Alert] = {}
         self._unseen: Unseen | None = None
 
@@ -85,10 +90,10 @@ class AlertingRule(Rule):
         stamp = at - self.terms.query_offset_seconds
         found = yield from self._identified((yield from questions.steps(self.spec.expr, stamp)), at, questions)
         alerts: list[Alert] = []
-        texts: dict[Labels, _Texts] = {}
+        told: dict[Labels, _Told] = {}
         for labels, point in found.items():
-            texts[labels] = self._annotated(labels, point, at, questions)
-            alerts.append(self._held(self._present(labels, point, at, texts[labels]), at))
+            told[labels] = self._annotated(labels, point, at, questions)
+            alerts.append(self._held(self._present(labels, point, at, told[labels].shown), at))
             questions.charge()
             yield
         for labels, alert in self._alerts.items():
@@ -98,13 +103,13 @@ class AlertingRule(Rule):
                 yield
         active = [alert for alert in alerts if alert.state != "inactive"]
         if self.terms.limit and len(active) > self.terms.limit:
-            self._alerts, self._texts = {}, {}
+            self._alerts, self._told = {}, {}
             raise QueryError(f"exceeded limit of {self.terms.limit} with {len(active)} alerts")
         samples: list[Sample] = []
         for alert in active:
             samples += _samples(alert, stamp)
             yield
-        self._alerts, self._texts = {alert.labels: alert for alert in alerts}, texts
+        self._alerts, self._told = {alert.labels: alert for alert in alerts}, told
         self._unseen = self._unseen and self._unseen.less(found, at)
         return samples
 
@@ -134,22 +139,24 @@ class AlertingRule(Rule):
                 self._final[point.labels] = known
         return known
 
-    def _annotated(self, labels: Labels, point: Point, at: float, query: Query) -> _Texts:
+    def _annotated(self, labels: Labels, point: Point, at: float, query: Query) -> _Told:
         """The annotations of an element's alert. Where nothing has changed since the last time, the very same ones."""
-        before = self._texts.get(labels, {})
-        texts = {name: template.expansion(point, at, query, self.terms.surroundings, before.get(name))
-                 for name, template in self._annotations.items()}
-        return before if before and all(texts[name] is before[name] for name in texts) else texts
+        known = self._told.get(labels)
+        before = known.expansions if known else {}
+        made = {name: template.expansion(point, at, query, self.terms.surroundings, before.get(name))
+                for name, template in self._annotations.items()}
+        if known and all(made[name] is before[name] for name in made):
+            return known
+        return _Told({name: expansion.text for name, expansion in made.items()}, made)
 
-    def _present(self, labels: Labels, point: Point, at: float, texts: _Texts) -> Alert:
+    def _present(self, labels: Labels, point: Point, at: float, annotations: Mapping[str, str]) -> Alert:
         """The alert of an element that the expression gave just now."""
         known = self._alerts.get(labels)
         if known is None or known.state == "inactive":
             return Alert(
-                labels=labels, annotations=_shown(texts), state="pending", condition=True, value=point.value,
+                labels=labels, annotations=annotations, state="pending", condition=True, value=point.value,
                 active_at=at, fired_at=None, resolved_at=None, keep_firing_since=None, last_evaluation=at,
                 interval_seconds=self.terms.interval_seconds, expr=self._expr)
-        annotations = known.annotations if texts is self._texts.get(labels) else _shown(texts)
         return replace(known, annotations=annotations, condition=True, value=point.value, keep_firing_since=None,
                        last_evaluation=at, interval_seconds=self.terms.interval_seconds, expr=self._expr)
 
@@ -178,10 +185,6 @@ class AlertingRule(Rule):
         if alert.state == "firing" and not waited:
             return replace(alert, state="pending", fired_at=None, keep_firing_since=None)
         return alert
-
-
-def _shown(texts: _Texts) -> Mapping[str, str]:
-    return {name: expansion.text for name, expansion in texts.items()}
 
 
 def _samples(alert: Alert, stamp: float) -> tuple[Sample, Sample]:

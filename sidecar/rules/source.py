@@ -13,11 +13,11 @@ from sidecar.promql.tree import Expr
 from sidecar.promql.values import Newest, Select, Value
 
 MAX_SAMPLES = 5_000_000
-"""What one evaluation of a rule may load: the half hours of 3000 counters that the shipped rules look at for a thousand
-targets are 3.6 million."""
-MAX_SECONDS = 0.5
-"""How long one evaluation of a rule may take, its templates and pauses included: ten times what the slowest shipped
-rule takes for a thousand targets, half of the second that lies between two ticks."""
+"""What one evaluation of a rule may load. The shipped rules load 1.8 million for a thousand targets: the half hours of
+their 3000 counters."""
+MAX_SECONDS = 1.0
+"""How long one evaluation of a rule may take, its templates and pauses included: the time between two ticks. For a
+thousand targets the slowest shipped rule takes 70 ms, and 1000 alerts that come at once a quarter of a second."""
 
 
 class Questions(Protocol):
