@@ -126,6 +126,34 @@ def test_a_slot_that_was_left_is_ended_before_the_next() -> None:
     assert store.dropped == 0
 
 
+def test_slots_that_pass_during_pauses_are_missed_not_made_up_for() -> None:
+    """A tick that others have held up evaluates each group at its slot, once; the slots of the meantime are counted."""
+    store = Store()
+    slow, other = (Group(GroupSpec(name, "f.yml", (RecordingSpec(f"of_{name}", parse("x")),)),
+                         default_interval_seconds=1.0, external_labels={}, external_url="") for name in "so")
+    slots: dict[str, list[float]] = {"s": [], "o": []}
+    now = 1000.0
+    for held in (0.0, 0.0, 3.4, 0.0, 0.0):  # seconds that others take in the pauses of the slow group
+        begun = now
+        filled(now, now, store)
+        for judged in (slow, other):
+            slot = judged.due(begun)
+            if slot is not None:
+                assert begun - 1.0 < slot <= begun
+                slots[judged.name].append(slot)
+                pauses = [None for _ in judged.steps(slot, source(store), store.append)]
+                now += held * (judged is slow) * bool(pauses)
+        now = max(now, begun + 1.0)
+
+    for judged in (slow, other):
+        given = slots[judged.name]
+        gaps = [round(later - earlier, 3) for earlier, later in itertools.pairwise(given)]
+        assert gaps in ([1.0, 3.0, 1.0], [1.0, 4.0, 1.0])
+        assert (judged.iterations, judged.missed, judged.last_evaluation) == (len(given), gaps[1] - 1.0, given[-1])
+        found = list(store.select(parse(f"of_{judged.name}").matchers, 0.0, 9999.0))
+        assert {tuple(one.times) for one in found} == {tuple(given)}
+
+
 EXPLOSIONS = [
     ('count_over_time(vector(1)[1y:1ms])', {"max_samples": 10_000}, "10000 samples"),
     ('quantile_over_time(0.9, {__name__=~".+"}[1y])', {"max_samples": 30}, "30 samples"),
