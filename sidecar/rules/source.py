@@ -17,7 +17,7 @@ MAX_SAMPLES = 5_000_000
 their 3000 counters."""
 MAX_SECONDS = 1.0
 """How long one evaluation of a rule may take, its templates and pauses included: the time between two ticks. For a
-thousand targets the slowest shipped rule takes 70 ms, and 1000 alerts that come at once a quarter of a second."""
+thousand targets the slowest shipped rule takes 70 ms, and 1000 alerts that come at once a third of a second."""
 
 
 class Questions(Protocol):
