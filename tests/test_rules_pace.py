@@ -1,5 +1,6 @@
 """Rules in pieces and within limits, in virtual time: what a pause shows, what cuts a rule off, what others notice."""
 
+import asyncio
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -7,9 +8,11 @@ from functools import partial
 import pytest
 
 from sidecar.model import Labels, Sample
+from sidecar.pipeline_pace import HELD_SECONDS, Pace
 from sidecar.promql.context import Options
 from sidecar.promql.evaluate import WINDOWS_A_PIECE, instant
 from sidecar.promql.parse import parse
+from sidecar.promql.steps import Steps
 from sidecar.promql.values import Matcher, Point, Series
 from sidecar.rules.group import Group
 from sidecar.rules.source import Bounded
@@ -152,6 +155,30 @@ def test_slots_that_pass_during_pauses_are_missed_not_made_up_for() -> None:
         assert (judged.iterations, judged.missed, judged.last_evaluation) == (len(given), gaps[1] - 1.0, given[-1])
         found = list(store.select(parse(f"of_{judged.name}").matchers, 0.0, 9999.0))
         assert {tuple(one.times) for one in found} == {tuple(given)}
+
+
+def test_a_tick_that_takes_long_lets_others_run_and_shows_the_guard_that_it_lives() -> None:
+    """Nobody waits for more than a few milliseconds, and the guard hears of a desk that only works for long."""
+    now, last, waits, beats = 0.0, 0.0, list[float](), list[float]()
+
+    async def breathe() -> None:
+        nonlocal last
+        waits.append(now - last)
+        last = now
+
+    def work() -> Steps[str]:
+        nonlocal now
+        for _ in range(6000):
+            now += 0.0005
+            yield
+        return "done"
+
+    pace = Pace(breathe, lambda: beats.append(round(now)), lambda: now)
+    pace.begin()
+
+    assert asyncio.run(pace.through(work())) == "done"
+    assert max(waits) <= HELD_SECONDS + 0.001
+    assert beats == [1, 2]
 
 
 EXPLOSIONS = [
