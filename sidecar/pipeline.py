@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import cast
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
@@ -23,6 +23,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_agents import hand_over, permitted
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_journal import page
+from sidecar.pipeline_pace import Pace
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
@@ -41,12 +42,6 @@ log = logging.getLogger("sidecar")
 
 JUST_AFTER_SECONDS = 0.001
 LONGEST_STEP_BACK_SECONDS = 5.0
-HELD_SECONDS = 0.003
-"""After how long a tick lets others run; what cannot be interrupted takes a few milliseconds more."""
-SILENT_SECONDS = 1.0
-"""How long a tick may go on without a sign of life to the guard."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +91,7 @@ class Pipeline:
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
         self._done = 0
-        self._held_since = self._beaten_at = 0.0
+        self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(self._done), monotonic)
         self._ungated: set[str] = set()
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
@@ -115,7 +110,7 @@ class Pipeline:
         what comes.
         """
         begun, stages = monotonic(), self._stages
-        self._held_since = self._beaten_at = begun
+        self._pace.begin()
         if now < self._last - LONGEST_STEP_BACK_SECONDS:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
         self._take_in_events(now)
@@ -131,34 +126,18 @@ class Pipeline:
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
-                await self._paced(group.steps(slot, stages.query, stages.store.append))
+                await self._pace.through(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
         stages.journal.note(page(stages.groups, targets, now))
         self._subjects_now = list(self._subjects(targets, readings, now))
-        self._acting.act(policy, self._subjects_now, await self._paced(self._gates(alerts, now)), now)
+        self._acting.act(policy, self._subjects_now, await self._pace.through(self._gates(alerts, now)), now)
         self._done = self._acting.done()
         stages.dispatch.beat(self._done)
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
         self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts)
-
-    async def _paced(self, steps: Steps[Result]) -> Result:
-        """The result of something long, while the event loop is not held for long and the guard hears of us."""
-        try:
-            while True:
-                next(steps)
-                now = monotonic()
-                if now - self._held_since > HELD_SECONDS:
-                    if now - self._beaten_at > SILENT_SECONDS:
-                        self._stages.dispatch.beat(self._done)
-                        self._beaten_at = now
-                    await self._stages.breathe()
-                    self._held_since = monotonic()
-        except StopIteration as ended:
-            result: Result = ended.value
-            return result
 
     def heard(self, events: Sequence[Event]) -> None:
         """What of the guard's news does not wait for the next tick: a target has ended."""
