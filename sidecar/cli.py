@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, cli_query, cli_rules
+from sidecar import __version__, cli_control, cli_query, cli_rules
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
 
@@ -29,6 +29,7 @@ examples:
   rag-sidecar check config sidecar.yml          what would be used, and from where
   rag-sidecar query rag_memory_used_bytes       ask a running sidecar in PromQL
   rag-sidecar explain RagMemoryMain             why an alert fires, waits or does not
+  rag-sidecar cleanup                           have it clean up now, and see what that freed
 """,
     "run": """\
 examples:
@@ -72,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     cli_rules.add_test(commands)
     cli_query.add(commands)
+    cli_control.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
     demo.add_argument("--once", action="store_true",
                       help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")

@@ -1,7 +1,6 @@
 """The desk on one screen: what happens at every tick, in which order, and what flows from stage to stage."""
 
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +10,7 @@ from sidecar.actions.acting import Acting
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import STRENGTH, Mode, Options
-from sidecar.actions.policy import Gate, Policy, Subject
+from sidecar.actions.policy import Gate, Subject
 from sidecar.actions.verify import Reading
 from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
@@ -22,6 +21,7 @@ from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_agents import hand_over, permitted
 from sidecar.pipeline_families import USED, Vitals, families
+from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import page
 from sidecar.pipeline_pace import Pace
 from sidecar.probes.sampler import Readings, Sampler
@@ -88,6 +88,7 @@ class Pipeline:
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
+        self.by_hand = ByHand(self._acting, stages.ledger, stages.dispatch, stages.sampler, options)
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
         self._done = 0
@@ -116,7 +117,7 @@ class Pipeline:
         self._take_in_events(now)
         targets = stages.roster.update(now)
         readings = stages.sampler.read(targets, now, self._near)
-        policy = _policy(self._options)
+        policy = policy_now(self._options)
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
         self._acting.judge(policy, now)
@@ -130,7 +131,7 @@ class Pipeline:
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
         stages.journal.note(page(stages.groups, targets, now))
-        self._subjects_now = list(self._subjects(targets, readings, now))
+        self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         self._acting.act(policy, self._subjects_now, await self._pace.through(self._gates(alerts, now)), now)
         self._done = self._acting.done()
         stages.dispatch.beat(self._done)
@@ -298,8 +299,3 @@ class Pipeline:
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
             [attempt.as_json() for attempt in self._stages.ledger.attempts()])
-
-
-def _policy(options: Options) -> Policy:
-    """The policy of this tick: somebody may have thrown the kill-switch."""
-    return Policy(options, kill_switch=os.path.exists(options.kill_switch))

@@ -10,7 +10,7 @@ from sidecar.actions.ledger import Attempt, Ledger
 from sidecar.actions.policy import Decision, Gate, Policy, Reason, Subject, usable
 from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
 from sidecar.guard.wire import Event, Order
-from sidecar.model import Labels, Metric, Sample, series
+from sidecar.model import Cleanup, Labels, Metric, Sample, series
 
 log = logging.getLogger("sidecar.actions")
 
@@ -121,6 +121,18 @@ class Acting:
         for subject in subjects:
             armed = policy.stand(subject, of_target[subject.name], self._ledger, now)
             self._dispatch.stand(subject.name, armed, now)
+
+    def by_hand(self, policy: Policy, subject: Subject, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision:
+        """Have the guard act because a person asks for it. What the decision says has been done by then."""
+        decision = policy.by_hand(subject, cleanup, self._ledger, now, dry_run=dry_run)
+        _, sent_at = self._sent.get(subject.name, (None, -LATE_SECONDS))
+        if decision.order and (now < sent_at + LATE_SECONDS or not self._dispatch.deliver(decision.order)):
+            return decision._replace(reason=Reason.IN_FLIGHT, order=None)
+        if decision.order:
+            self._sent[subject.name] = decision.order, now
+        log.info("cleanup by hand", extra={"target": subject.name, "cleanup": cleanup, "dry_run": dry_run,
+                                           "reason": decision.reason.value})
+        return decision
 
     def _say(self, decision: Decision) -> None:
         """One line when the reason changes, none while it stays."""

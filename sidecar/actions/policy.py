@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import takewhile
 from typing import NamedTuple, cast
 
-from sidecar.actions.ledger import Ledger
+from sidecar.actions.ledger import BY_HAND, Ledger
 from sidecar.actions.options import STRENGTH, Mode, Options
 from sidecar.guard.wire import Channel, Order
 from sidecar.model import Cleanup
@@ -131,6 +131,26 @@ class Policy:
         order = Order(f"{subject.name}.{cleanup}.{now:.3f}", subject.name, cleanup, channels, dict(gate.labels),
                       gate.line_bytes, gate.inclusive, dry_run=subject.mode == "dry_run")
         return Decision(subject.name, Reason.ACT, cleanup, order)
+
+    def by_hand(self, subject: Subject, cleanup: Cleanup, ledger: Ledger, now: float, *, dry_run: bool) -> Decision:
+        """What a person asks for. It needs no gate, no threshold and no pause, only a channel: naming one is consent.
+
+        The mode says what is done without being asked, so it does not hold here; the kill-switch does. While an
+        attempt is judged there is no second one: their bytes could not be told apart.
+        """
+        channels, unjudged = subject.channels.get(cleanup, ()), ledger.open(subject.name)
+        checks = (
+            (Reason.DOWN, not subject.up),
+            (Reason.STALE, not subject.fresh),
+            (Reason.KILL_SWITCH, self.kill_switch),
+            (Reason.NO_CHANNEL, not channels),
+            (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
+            (Reason.SETTLING, bool(unjudged)),
+        )
+        reason = next((reason for reason, holds in checks if holds), Reason.ACT)
+        order = Order(f"{BY_HAND}{subject.name}.{cleanup}.{now:.3f}", subject.name, cleanup, channels, {}, None,
+                      dry_run=dry_run)
+        return Decision(subject.name, reason, cleanup, order if reason is Reason.ACT else None)
 
     def stand(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Armed]:
         """The standing orders for a target: what the guard is to do by itself, and from when on."""
