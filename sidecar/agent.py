@@ -56,6 +56,8 @@ RESULTS = 16
 RELEASE_FROM_BYTES = 64 * MIB
 CALLBACK_SECONDS, CLEANUP_SECONDS = 5.0, 20.0
 """After the one a cleanup goes on without a callback that has not returned, after the other it is over."""
+TWIN_SECONDS = 1.0
+"""For so long an order joins a cleanup of its level that a signal has begun."""
 PASS_EVERY_SECONDS = 60.0
 FREEZE_AFTER_SECONDS = 60.0
 LOWERED = (100, 5, 5)
@@ -310,7 +312,7 @@ def _is_loopback(host: str) -> bool:
 def _warn(message: str) -> None:
     import logging  # never in a handler of a signal or of the collector, only where start() tells of trouble
 
-    logging.getLogger("rag_sidecar.agent").warning(message)
+    logging.getLogger("rag-sidecar").warning(message)
 
 
 def _in_main_interpreter() -> bool:
@@ -1516,9 +1518,11 @@ class _Runner:
         if self.running is None:
             self.running = _Run(level, trigger, reason)
             return self.running
-        rank = LEVELS.index(level)
+        rank, begun = LEVELS.index(level), self.running.begun or time.monotonic()
         if rank <= LEVELS.index(self.running.level):
-            return None
+            # Who got no acceptance in time sends the signal as well: the order that comes through late is the same one.
+            twin = self.running.trigger == "signal" and time.monotonic() < begun + TWIN_SECONDS
+            return self.running if twin and trigger == "request" else None
         if self.queued is None:
             self.queued = _Run(level, trigger, reason)
         elif rank > LEVELS.index(self.queued.level):

@@ -390,6 +390,19 @@ def test_a_stronger_order_runs_right_after_a_weaker_one(app):
     assert answers["standard"]["id"] == "standard"
 
 
+def test_an_order_that_comes_just_after_the_signal_for_it_is_the_same_cleanup(app):
+    """Whoever sends a signal because an order was not accepted in time gets one cleanup, and its result."""
+    app.do("import threading; gate = threading.Event(); runs = []; agent.CALLBACK_SECONDS = agent.TWIN_SECONDS = 60")
+    app.do("agent.on_cleanup(lambda level: (runs.append(level), gate.wait())[0])")
+    os.kill(app.pid, signal.SIGUSR2)
+    wait_until(lambda: app.do("runs") == ["aggressive"], 30, "the signal's cleanup")
+    with app.client() as client:
+        client.send("POST", "/cleanup", {"level": "aggressive", "id": "late"})
+        assert client.head()[0] == 102
+        app.do("gate.set()")
+        assert (client.answer().body["trigger"], app.do("runs")) == ("signal", ["aggressive"])
+
+
 def test_an_agent_remembers_a_bounded_number_of_results(app):
     """Results are kept for repeated ids, sixteen of them, and a light cleanup drops the details of all but the last."""
     for number in range(20):
