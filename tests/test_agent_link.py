@@ -1,16 +1,29 @@
 """The way from the desk to the agents in the targets' processes. Real processes, real sockets, other users."""
 
+import asyncio
+import contextlib
+import json
+import logging
+import math
 import os
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Target
-from probing import NOBODY, Obedient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from probing import NOBODY, OWN, Obedient, as_nobody, target, values
 
 from sidecar.errors import ProbeFailed
+from sidecar.model import Sample
+from sidecar.probes import agent_figures, agent_talk
+from sidecar.probes.agent import Agents, Handover, Reach
 from sidecar.probes.agent_socket import dial
+from sidecar.probes.sampler import Sampler
 
 
 def alive() -> None:
@@ -234,3 +247,300 @@ def test_agent_below_another_root_is_found(sleeper: Obedient, tmp_path: Path) ->
     have_listen(sleeper, Path(f"/tmp/rag-sidecar-0/{sleeper.process.pid}.sock"))
 
     assert reach(sleeper.process.pid, "") == "ok"
+
+
+# The figures that agents tell
+
+
+class Watching:
+    """A sampler that looks for agents, with a clock that is moved on by hand. Lives inside `watching`."""
+
+    def __init__(self, agents: Agents, pid: int) -> None:
+        self.agents = agents
+        self.now = time.monotonic()
+        self.target = target(pid)
+        self.sampler = Sampler(OWN, time.monotonic)
+        self.sampler.agents = agents
+        self.samples: list[Sample] = []
+
+    async def step(self, seconds: float = 1.0) -> dict[str, float]:
+        """A tick after so many seconds; its samples by name. What waits on sockets has its turn."""
+        self.now += seconds
+        self.samples = self.sampler.read([self.target], time.time()).samples
+        await asyncio.sleep(0.02)
+        return values([sample for sample in self.samples if sample.labels.get("process", "main") == "main"])
+
+    async def until(self, name: str, value: float = 1.0) -> dict[str, float]:
+        """Ticks until this series has this value, NaN: until it is gone; the samples of that tick."""
+        for _ in range(100):
+            found = await self.step()
+            if found.get(name) == value or (math.isnan(value) and name not in found):
+                return found
+        raise AssertionError(f"no {name} of {value} among {sorted(found)}")
+
+
+def watching(pid: int, place: Path | str, scenario: Callable[[Watching], Awaitable[Any]]) -> Any:
+    """Run a scenario with the agents of one process."""
+    async def run() -> Any:
+        async def sleep(_: float) -> None:
+            await asyncio.sleep(0.01)
+
+        made: list[Watching] = []
+        async with Agents({"rag": Reach(str(place), 1.0)}, sleep, lambda: made[0].now) as agents:
+            made.append(Watching(agents, pid))
+            return await scenario(made[0])
+
+    return asyncio.run(run())
+
+
+ALL = {
+    "gc": {"enabled": True, "frozen": 0, "generations": [
+        {"collections": 5, "collected": 6, "uncollectable": 0, "count": 1, "threshold": 700, "pause_seconds": 0.5,
+         "pause_max_seconds": 0.25}] * 3},
+    "python": {"allocated_blocks": 1000},
+    "malloc": {"allocator": "glibc", "arena_bytes": 9, "in_use_bytes": 5, "free_bytes": 4, "mmapped_bytes": 3,
+               "releasable_bytes": 2, "trim_returned_bytes_total": 1},
+    "torch": [{"device": "cuda:0", "backend": "cuda", "name": "A100", "uuid": "u", "allocated_bytes": 10,
+               "allocated_max_bytes": 11, "requested_bytes": 9, "reserved_bytes": 20, "active_bytes": 12,
+               "inactive_split_bytes": 2, "segments": 3, "alloc_retries_total": 1, "ooms_total": 0,
+               "device_alloc_total": 7, "device_free_total": 6, "releasable_bytes": 6, "device_free_bytes": 100,
+               "device_total_bytes": 200}],
+    "tracemalloc": {"tracing": False, "traced_bytes": 1, "peak_bytes": 2, "overhead_bytes": 3},
+    "caches": [{"cache": "answers", "entries": 3, "size_bytes": 300, "max_entries": 5, "max_bytes": 500, "hits": 8,
+                "misses": 2, "evictions": 1}],
+    "models": [{"model": "reranker", "loaded": True, "memory_bytes": 99, "device": "cpu", "source": "measured",
+                "last_used_at": 1.5, "loads": 1, "unloads": 0}],
+    "requests_total": 42, "mode": "normal", "cleanups": [],
+}
+
+
+def test_everything_that_an_agent_tells_becomes_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """Each figure under the name that docs/metrics.md has for it; what the agent is stands in rag_agent_info."""
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL))
+    found = watching(made.pid, tmp_path, lambda watch: watch.until("rag_requests_total", 42.0))
+
+    assert found["rag_agent_up"] == found["rag_agent_info glibc 1 0.0.1"] == 1.0
+    assert found["rag_sidecar_attach_capability agent"] == 1.0
+    assert found["rag_python_gc_pause_seconds_total 2"] == 0.5
+    assert found["rag_malloc_releasable_bytes"] == 2.0
+    assert found["rag_torch_reserved_bytes cuda cuda:0"] == 20.0
+    assert found["rag_torch_device_memory_bytes cuda cuda:0 total"] == 200.0
+    assert found["rag_torch_device_info cuda cuda:0 A100 u"] == 1.0
+    assert found["rag_tracemalloc_tracing"] == 0.0
+    assert found["rag_cache_hits_total answers"] == 8.0
+    assert found["rag_model_memory_bytes cpu reranker measured"] == 99.0
+    assert found["rag_model_loaded reranker"] == 1.0
+    names = {metric.name for metric in agent_figures.METRICS}
+    assert names <= {name.split()[0] for name in found}
+
+
+def test_figures_of_the_collector_are_not_told_twice(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """What is read from outside stays as it is; the agent adds what cannot be read there."""
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL))
+
+    async def look(watch: Watching) -> list[Sample]:
+        await watch.until("rag_requests_total", 42.0)
+        return watch.samples
+
+    samples = watching(made.pid, tmp_path, look)
+    assert len({sample.labels for sample in samples}) == len(samples)
+    thresholds = [sample.value for sample in samples if sample.labels.metric == "rag_python_gc_threshold"]
+    assert thresholds == [700.0, 10.0, 10.0]
+
+
+def test_end_of_an_agent_ends_its_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """rag_agent_up is 0 from then on, nothing else of it is told, and it is found again when it is back."""
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL), "--stoppable")
+
+    async def stop(watch: Watching) -> tuple[dict[str, float], list[Any]]:
+        await watch.until("rag_requests_total", 42.0)
+        os.kill(made.pid, 12)
+        found = await watch.until("rag_agent_up", 0.0)
+        return found, watch.agents.present("rag")
+
+    found, present = watching(made.pid, tmp_path, stop)
+    assert "rag_requests_total" not in found
+    assert "rag_agent_info glibc 1 0.0.1" not in found
+    assert found["rag_sidecar_attach_capability agent"] == 0.0
+    assert present == []
+
+
+def test_process_without_an_agent_tells_nothing_of_one(sleeper: Obedient, tmp_path: Path) -> None:
+    """No agent is no trouble: there is no series but the capability."""
+    found = watching(sleeper.process.pid, tmp_path, lambda watch: watch.step())
+
+    assert not [name for name in found if name.startswith("rag_agent")]
+    assert found["rag_sidecar_attach_capability agent"] == 0.0
+
+
+@pytest.mark.parametrize(("answer", "reason"), [
+    ("garbage", "parse"), ("endless", "parse"), ("interim", "parse"), ("huge", "parse"), ("more", "parse"),
+    ("deep", "parse"), ("chunked", "parse"), ("list", "protocol"), ("error", "status"), ("nothing", "timeout"),
+    ("drip", "timeout"), ("memory-garbage", "parse"), ("memory-list", "protocol"), ("memory-error", "status"),
+    ("memory-nothing", "timeout")])
+def test_odd_answers_are_counted_and_nothing_of_them_told(
+    spawn: Callable[..., Target], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, reason: str
+) -> None:
+    """Whatever listens there instead of an agent: a reason, no figures, and no more memory than an answer may have."""
+    monkeypatch.setattr(agent_talk, "ANSWER_SECONDS", 0.3)
+    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", answer)
+
+    async def look(watch: Watching) -> dict[str, float]:
+        for _ in range(200):
+            found = await watch.step(0.1)
+            if found.get(f"rag_agent_errors_total {reason}"):
+                return found
+        raise AssertionError(sorted(found))
+
+    found = watching(made.pid, tmp_path, look)
+    assert found.get("rag_agent_up", 0.0) == 0.0
+    assert not [name for name in found if name.startswith(("rag_malloc", "rag_agent_info"))]
+
+
+def test_newer_protocol_is_used_as_far_as_it_is_known(
+    spawn: Callable[..., Target], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its figures count, and that it is newer is said once."""
+    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", "newer", "--memory", json.dumps({**ALL, "new": 1}))
+
+    async def look(watch: Watching) -> None:
+        await watch.until("rag_requests_total", 42.0)
+        await watch.step()
+        os.kill(made.pid, 19)
+        os.kill(made.pid, 18)
+
+    with caplog.at_level(logging.WARNING):
+        watching(made.pid, tmp_path, look)
+    assert [record.message for record in caplog.records if "protocol" in record.message] == [
+        "an agent speaks a newer protocol: what is known of it is used"]
+
+
+def test_names_without_end_make_no_series_without_end() -> None:
+    """The first 32 caches that a process has named are shown, whatever it names later."""
+    talk = agent_talk.Talk(socket.socket(), 1.0, time.monotonic)
+    shown = set()
+    for number in range(100):
+        rows = agent_figures.figures({"caches": [{"cache": f"c{number}", "entries": 1}]})
+        shown |= {key for key in rows if talk.is_known(key)}
+
+    assert len(shown) == 32
+    talk.close()
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+                        st.sampled_from([*ALL, *ALL["caches"][0], *ALL["models"][0], *ALL["torch"][0], "generations"]),
+                        inner, max_size=6), max_leaves=30)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([*ALL]), JSON, max_size=8) | JSON)
+def test_whatever_an_agent_tells_gives_figures_that_can_be_true(told: Any) -> None:
+    """No figure is negative, infinite or no number; no label is empty, long or unprintable; nothing is raised."""
+    try:
+        rows = agent_figures.figures(told)
+    except ProbeFailed:
+        return
+    for (metric, *labels), value in rows.items():
+        assert metric.startswith("rag_")
+        assert 0 <= value < math.inf
+        assert all(len(label) <= 100 and label.isprintable() for label in labels)
+
+
+@given(JSON)
+def test_whatever_an_agent_says_at_first_is_an_introduction_or_none(told: Any) -> None:
+    """Only what names a protocol is an agent, and only signals that may be announced are taken from it."""
+    try:
+        hello = agent_figures.hello({"protocol": 1, "signals": told} if isinstance(told, dict) else told)
+    except ProbeFailed:
+        return
+    assert hello.protocol >= 1
+    assert set(hello.signals.values()) <= {10, 12}
+
+
+def test_agent_is_looked_for_ever_more_seldom(
+    sleeper: Obedient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 1, 2, 4 … 30 seconds; and at once when the process has a new thread, which an agent's may be."""
+    looks: list[float] = []
+
+    async def count(watch: Watching) -> None:
+        begun = watch.now
+        monkeypatch.setattr("sidecar.probes.agent.dial", lambda *_: looks.append(watch.now - begun) or absent())
+        for _ in range(100):
+            await watch.step()
+        sleeper.do("import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()")
+        await watch.step()
+
+    watching(sleeper.process.pid, tmp_path, count)
+    assert [round(at) for at in looks] == [1, 2, 4, 8, 16, 32, 62, 92, 101]
+
+
+def absent() -> Any:
+    """What is found where there is no agent."""
+    raise ProbeFailed("absent", "no agent")
+
+
+def test_guard_gets_a_socket_at_once_and_a_new_one_now_and_then(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """Before the agent closes it as idle; at once when the guard has lost it; none to an agent that is not there."""
+    made = spawn("odd_agent", "--place", str(tmp_path), "--stoppable")
+
+    async def hand_over(watch: Watching) -> list[int]:
+        counts = [len(take(watch))]
+        await watch.until("rag_agent_up")
+        for seconds in (0.0, 1.0, 40.0):
+            watch.now += seconds
+            counts.append(len(take(watch)))
+        watch.agents.note_unlinked("rag", made.pid)
+        counts.append(len(take(watch)))
+        os.kill(made.pid, 12)
+        while watch.agents.present("rag"):
+            await watch.step()
+        watch.now += 40.0
+        return [*counts, len(take(watch))]
+
+    def take(watch: Watching) -> list[Handover]:
+        found = list(watch.agents.handovers("rag"))
+        for each in found:
+            assert (each.process, each.pid) == ("main", made.pid)
+            each.connected.close()
+        return found
+
+    assert watching(made.pid, tmp_path, hand_over) == [0, 1, 0, 1, 1, 0]
+
+
+def test_real_agent_is_understood(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """What the agent of this package tells arrives: its figures, its caches, its signals."""
+    made = spawn("cared_for", "--place", str(tmp_path))
+
+    async def look(watch: Watching) -> tuple[dict[str, float], list[Any]]:
+        found = await watch.until("rag_cache_entries answers", 2.0)
+        return found, watch.agents.present("rag")
+
+    found, present = watching(made.pid, tmp_path, look)
+    assert found["rag_python_allocated_blocks"] > 0
+    assert found["rag_python_gc_pause_seconds_total 2"] >= 0
+    assert dict(present[0].signals) == {"standard": 10, "aggressive": 12}
+
+
+def test_real_agent_is_found_by_its_own_user_without_any_capability(tmp_path: Path) -> None:
+    """Same user, nothing else: that is enough, and another user's process is out of reach."""
+    def look() -> tuple[str, str]:
+        made = Obedient()
+        try:
+            place = Path("/dev/shm") / f"rag-sidecar-{os.geteuid()}"
+            place.mkdir(0o700, exist_ok=True)
+            path = place / f"{made.process.pid}.sock"
+            have_listen(made, path)
+            with contextlib.ExitStack() as stack:
+                stack.callback(path.unlink)
+                found = reach(made.process.pid, "")
+            try:
+                other = reach(1, "")
+            except PermissionError:
+                other = "permission"
+            return found, other
+        finally:
+            made.end()
+
+    assert list(as_nobody(look)) == ["ok", "permission"]

@@ -146,12 +146,13 @@ def test_own_process_is_seen_in_every_way(spawn: Callable[..., Any]) -> None:
     reading = {fact["name"]: fact["state"] for fact in found["facts"] if fact["group"] == "reading"}
 
     assert {"process", "gc", *CAPABILITIES} <= reading.keys()
-    assert set(reading.values()) == {"ok"}
+    assert set(reading.values()) == {"ok", "info"}
+    assert [name for name, state in reading.items() if state == "info"] == ["agent"]
     assert missing(found) == set()
     assert found["by_name"]["python"]["what"].startswith(f"cpython {sys.version_info[0]}.{sys.version_info[1]}")
 
 
-OWN = {"io", "pss", "maps", "exe", "gc"}
+OWN = {"io", "pss", "maps", "exe", "gc", "agent"}
 
 
 @root

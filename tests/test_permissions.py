@@ -94,9 +94,10 @@ def told_to(who: str, pid: int) -> dict[str, dict[str, float]]:
 
 
 def capabilities(told: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Capability → its value; the cgroup's is another matter."""
+    """Capability → its value; the cgroup's is another matter, and there is no agent."""
     found = {name.split()[-1]: value for name, value in told[""].items() if "attach_capability" in name}
     assert found.pop("cgroup") in (0, 1)
+    assert found.pop("agent") == 0
     return found
 
 

@@ -213,7 +213,7 @@ def test_another_users_process_is_read_as_far_as_that_is_allowed(spawn: Callable
     assert not [name for name in found if name.startswith(("rag_process_io", "rag_process_open_fds"))]
     assert {name.split()[-1]: value for name, value in found.items() if "capability" in name} == {
         "anon": 1, "fd": 0, "io": 0, "pss": 0, "tree": 1, "gc": 0,
-        "cgroup": found["rag_sidecar_attach_capability cgroup"]}
+        "agent": 0, "cgroup": found["rag_sidecar_attach_capability cgroup"]}
 
 
 def test_hostile_name_moves_no_figure() -> None:

@@ -12,7 +12,9 @@ from sidecar.doctor import identity
 from sidecar.doctor.facts import UNREADABLE, Fact, printable, told
 from sidecar.doctor.patient import Patient
 from sidecar.doctor.refusals import refused
+from sidecar.errors import ProbeFailed
 from sidecar.model import Labels, Target
+from sidecar.probes.agent_socket import dial
 from sidecar.probes.cgroup import CgroupProbe
 from sidecar.probes.process import RSS, THREADS, ProcessProbe
 from sidecar.thresholds import mib
@@ -36,6 +38,7 @@ def facts(patient: Patient) -> Iterator[Fact]:
     yield _opened(patient, "pss", "smaps_rollup", "proportional set size, exact; read seldom: it holds up the target")
     yield _opened(patient, "maps", "maps", "which files are mapped, as finding Python takes")
     yield _exe(patient)
+    yield _agent(patient)
 
 
 def _process(patient: Patient) -> Iterator[Fact]:
@@ -90,6 +93,19 @@ def _exe(patient: Patient) -> Fact:
             return Fact(GROUP, "exe", "missing", f"no {patient.folder}/exe", "a kernel thread, or its file is gone")
         return refused(patient, GROUP, "exe", "exe", error)
     return Fact(GROUP, "exe", "ok", "which program it runs: an exec is noticed")
+
+
+def _agent(patient: Patient) -> Fact:
+    """Whether there is an agent in it: its socket is connected to, and nothing is said."""
+    try:
+        dial(patient.pid, lambda: None, proc=patient.roots.proc).close()
+    except ProbeFailed as error:
+        if error.reason == "absent":
+            return Fact(GROUP, "agent", "info", "there is none in it, or not in one of the usual places")
+        return Fact(GROUP, "agent", "missing", str(error), "what is there is not used", "see docs/agent-channel.md")
+    except OSError as error:
+        return refused(patient, GROUP, "agent", "root", error)
+    return Fact(GROUP, "agent", "ok", "there is one in it: it tells more, and cleans up when asked")
 
 
 def cgroup(patient: Patient) -> tuple[Fact, int | None, bool]:

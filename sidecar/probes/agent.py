@@ -13,7 +13,7 @@ from sidecar.clock import monotonic
 from sidecar.errors import ProbeFailed
 from sidecar.model import Cleanup, Metric, Sample
 from sidecar.probes import agent_figures
-from sidecar.probes.agent_figures import PROTOCOL
+from sidecar.probes.agent_figures import PROTOCOL, Hello
 from sidecar.probes.agent_socket import dial
 from sidecar.probes.agent_talk import Talk
 from sidecar.probes.series import SeriesOf
@@ -93,6 +93,10 @@ class _Seat:
         self._pause_seconds = SHORTEST_SECONDS
         self.reason, self.met, self.ever = "", True, True
 
+    def greeted(self) -> Hello | None:
+        """How it introduced itself, None where there is none now."""
+        return self.talk.greeted() if self.talk else None
+
     def end(self) -> None:
         """Let go of it."""
         if self.task:
@@ -156,12 +160,13 @@ class Agents:
             seat.talk = seat.task = None
             seat.met = False
             seat.rest(now)
-        elif seat.talk and seat.talk.hello and not seat.met:
-            self._greet(target, seat, seat.talk)
+        elif not seat.met and (hello := seat.greeted()):
+            self._greet(target, seat, hello)
         if seat.talk is None and seat.due(now) and self._spent < LOOKING_SECONDS:
             seat.rest(now)
+            begun = self._timer()
             connected = self._dial(target, seat)
-            self._spent += self._timer() - now
+            self._spent += self._timer() - begun
             if connected:
                 seat.talk = Talk(connected, self._reaches[target].every_seconds, self._timer)
                 seat.task = self._tasks.create_task(seat.talk.run(self._sleep))
@@ -183,14 +188,13 @@ class Agents:
         seat.reason = reason
         return None
 
-    def _greet(self, target: str, seat: _Seat, talk: Talk) -> None:
-        assert talk.hello
+    def _greet(self, target: str, seat: _Seat, hello: Hello) -> None:
         seat.settle()
-        log.info("agent found", extra={"target": target, "slot": seat.slot.label, "version": talk.hello.version})
-        if talk.hello.protocol > PROTOCOL and talk.hello.protocol not in self._said and len(self._said) < MOST_SAID:
-            self._said.add(talk.hello.protocol)
+        log.info("agent found", extra={"target": target, "slot": seat.slot.label, "version": hello.version})
+        if hello.protocol > PROTOCOL and hello.protocol not in self._said and len(self._said) < MOST_SAID:
+            self._said.add(hello.protocol)
             log.warning("an agent speaks a newer protocol: what is known of it is used", extra={
-                "target": target, "protocol": talk.hello.protocol, "known": PROTOCOL})
+                "target": target, "protocol": hello.protocol, "known": PROTOCOL})
 
     def _note_end(self, target: str, seat: _Seat, talk: Talk) -> None:
         if talk.over != "closed":
@@ -203,14 +207,14 @@ class Agents:
     def missing(self, target: str) -> str:
         """Why none of the target's processes has an agent that answers; "" if one has."""
         seats = self._seats.get(target, {})
-        if any(seat.talk and seat.talk.hello for seat in seats.values()):
+        if any(seat.greeted() for seat in seats.values()):
             return ""
         return seats[MAIN].reason if MAIN in seats else "absent"
 
     def present(self, target: str) -> list[Agent]:
         """The agents of the target's processes that have introduced themselves and are still there."""
-        return [Agent(label, seat.talk.hello.signals) for label, seat in self._seats.get(target, {}).items()
-                if seat.talk and seat.talk.hello and not seat.talk.over]
+        return [Agent(label, hello.signals) for label, seat in self._seats.get(target, {}).items()
+                if (hello := seat.greeted())]
 
     def note_unlinked(self, target: str, pid: int) -> None:
         """The guard has no socket to the agent in this process any more."""
@@ -223,10 +227,9 @@ class Agents:
         now = self._timer()
         for label, seat in self._seats.get(target, {}).items():
             identity = seat.slot.target.identity
-            if not (seat.talk and seat.talk.hello and identity) or now < seat.handed_at + HAND_OVER_SECONDS:
-                continue
-            connected = self._dial(target, seat)
-            if connected:
+            due = seat.greeted() and now >= seat.handed_at + HAND_OVER_SECONDS
+            connected = self._dial(target, seat) if due else None
+            if identity and connected:
                 seat.handed_at = now
                 yield Handover(label, identity.pid, identity.start_time_ticks, connected)
 
@@ -235,12 +238,12 @@ def _samples(seat: _Seat, now: float, at: float) -> list[Sample]:
     """The series of one process."""
     make, talk = SeriesOf(seat.slot.target.base).sample, seat.talk
     samples = [make(ERRORS.name, count, at, "reason", reason) for reason, count in seat.errors.items()]
-    greeted = talk is not None and talk.hello is not None
-    fresh = talk is not None and greeted and now - talk.told_at < max(STALE_SECONDS, 3 * talk.every_seconds)
-    if seat.ever or greeted:
+    hello = seat.greeted()
+    fresh = bool(talk and hello and now - talk.told_at < max(STALE_SECONDS, 3 * talk.every_seconds))
+    if seat.ever or hello:
         samples.append(make(UP.name, float(fresh), at))
-    if talk and talk.hello and fresh:
-        version, protocol, allocator, _ = talk.hello
-        samples.append(make(INFO.name, 1.0, at, "version", version, "protocol", str(protocol), "allocator", allocator))
+    if talk and hello and fresh:
+        samples.append(make(INFO.name, 1.0, at, "version", hello.version, "protocol", str(hello.protocol),
+                            "allocator", hello.allocator))
         samples += [make(metric, value, at, *labels) for (metric, *labels), value in talk.rows.items()]
     return samples

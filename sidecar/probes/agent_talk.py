@@ -39,7 +39,7 @@ class Talk:
             self.hello = agent_figures.hello(await self._ask("/"))
             while True:
                 rows = agent_figures.figures(await self._ask("/memory"))
-                self.rows = {key: value for key, value in rows.items() if self._is_known(key)}
+                self.rows = {key: value for key, value in rows.items() if self.is_known(key)}
                 self.told_at = self._timer()
                 await sleep(self.every_seconds)
         except TimeoutError:
@@ -54,15 +54,23 @@ class Talk:
             self._end("parse", str(error))
         finally:
             self._end("ended", "")
-            self._socket.close()
+            self.close()
+
+    def greeted(self) -> Hello | None:
+        """How the agent introduced itself, None before it has and when the conversation is over."""
+        return None if self.over else self.hello
+
+    def close(self) -> None:
+        """Hang up."""
+        self._socket.close()
 
     def _end(self, reason: str, why: str) -> None:
         if not self.over:
             self.over, self.why = reason, why
         self.rows = {}
 
-    def _is_known(self, key: tuple[str, ...]) -> bool:
-        """Whether it is about one of the first things that were named: names that change make no others."""
+    def is_known(self, key: tuple[str, ...]) -> bool:
+        """Whether a row's key is about one of the first things that were named: names that change make no others."""
         if len(key) < 2 or key[1] not in self._known:
             return True
         known = self._known[key[1]]
