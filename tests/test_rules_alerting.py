@@ -305,6 +305,18 @@ def test_a_reload_keeps_what_has_not_changed():
     assert bench.series("r", 6.0) == {}
 
 
+def test_a_reload_does_not_end_what_another_rule_goes_on_with():
+    """An alert of a rule that was written anew, but is the same alert, has its series without a gap."""
+    bench = Bench(alert(labels={"severity": "page"}))
+    bench.at(0.0, X(1.0))
+    old, bench.group = bench.group, make(alert(labels={"severity": '{{ "page" }}'}))
+    bench.group.copy_state(old)
+    bench.at(1.0, X(1.0))
+
+    assert bench.series("ALERTS", 1.0) == {
+        Labels({"alertname": "A", "alertstate": "firing", "severity": "page"}): 1.0}
+
+
 def test_a_group_that_is_dropped_ends_its_series():
     """What it wrote gets stale markers."""
     bench = Bench(alert(), RecordingSpec("r", parse("x")))

@@ -98,12 +98,13 @@ class Group:
 
     def _slot(self, at: float, source: Source, append: Append) -> Steps[None]:
         begun, samples = source.clock(), 0
-        if self._orphans:
-            append([Sample(labels, STALE, at - self.spec.query_offset_seconds) for labels in self._orphans])
-            self._orphans = frozenset()
         for rule in self.rules:
             if rule.last_evaluation is None or rule.last_evaluation < at:
                 samples += yield from self._run(rule, at, source, append)
+        if self._orphans:  # last, for a rule may write by now what another one left behind
+            ended = self._orphans.difference(*(rule.written for rule in self.rules))
+            append([Sample(labels, STALE, at - self.spec.query_offset_seconds) for labels in ended])
+            self._orphans = frozenset()
         self.iterations += 1
         self.last_evaluation, self.last_samples = at, samples
         self.last_duration_seconds = source.clock() - begun
