@@ -117,6 +117,7 @@ def start(
         if not _in_main_interpreter():
             _warn("not started in a sub-interpreter: signals, forks and daemon threads belong to the main one")
             return
+        _take_the_place_of_another()
         try:
             agent = _Agent(options)
         except OSError as error:
@@ -315,6 +316,13 @@ def _warn(message: str) -> None:
     logging.getLogger("rag-sidecar").warning(message)
 
 
+def _take_the_place_of_another() -> None:
+    """End the agent that came with the start of the program, or into it later: the app registers with this one."""
+    other = sys.modules.get("_rag_sidecar_agent")
+    if other is not None and vars(other) is not globals():
+        other.stop()
+
+
 def _in_main_interpreter() -> bool:
     for name in ("_interpreters", "_xxsubinterpreters"):
         try:
@@ -416,7 +424,7 @@ class _Patiently:
         return self._found
 
     def _work(self) -> None:
-        self._found = _registry.figures()
+        self._found = _attempt(_registry.figures)[0] or self._found
 
 
 def _thread(work: Callable[[], None], name: str) -> threading.Thread | None:
@@ -900,21 +908,22 @@ class _Device:
 
     def figures(self) -> Figures:
         """What the caching allocator tells; keys that this release of torch does not know are left out."""
-        stats = _attempt(self._module.memory_stats, self._index)[0] or {}
+        stats = _ask(self._module, "memory_stats", self._index) or {}
         figures = {name: stats[key] for name, key in _TORCH_KEYS if isinstance(stats.get(key), int)}
         if not figures.get("reserved_bytes") and not figures.get("allocated_max_bytes"):
             return {}  # never used: asking the device itself would make a context there, of hundreds of megabytes
         reserved, active = figures.get("reserved_bytes"), figures.get("active_bytes")
         if reserved is not None and active is not None:
             figures["releasable_bytes"] = max(0, reserved - active - figures.get("inactive_split_bytes", 0))
-        free_total = _attempt(self._module.mem_get_info, self._index)[0]
+        way = "mem_get_info" if hasattr(self._module, "mem_get_info") else "get_memory_info"
+        free_total = _ask(self._module, way, self._index)
         if free_total:
             figures["device_free_bytes"], figures["device_total_bytes"] = (int(figure) for figure in free_total)
         return {"device": self.title, "backend": self.backend, **_device_name(self._module, self._index), **figures}
 
     def reserved_bytes(self) -> int | None:
         """What the allocator holds of the device."""
-        stats = _attempt(self._module.memory_stats, self._index)[0] or {}
+        stats = _ask(self._module, "memory_stats", self._index) or {}
         return stats.get("reserved_bytes.all.current")
 
 
@@ -923,7 +932,7 @@ class _Mps(_Device):
 
     def figures(self) -> Figures:
         """Allocated by tensors, reserved from the driver."""
-        allocated = _attempt(self._module.current_allocated_memory)[0]
+        allocated = _ask(self._module, "current_allocated_memory")
         reserved = self.reserved_bytes()
         if not allocated and not reserved:
             return {}
@@ -931,12 +940,12 @@ class _Mps(_Device):
                    "reserved_bytes": reserved}
         if allocated is not None and reserved is not None:
             figures["releasable_bytes"] = max(0, reserved - allocated)
-        total = _attempt(self._module.recommended_max_memory)[0]
+        total = _ask(self._module, "recommended_max_memory")
         return {key: value for key, value in {**figures, "device_total_bytes": total}.items() if value is not None}
 
     def reserved_bytes(self) -> int | None:
         """What the driver holds."""
-        reserved: int | None = _attempt(self._module.driver_allocated_memory)[0]
+        reserved: int | None = _ask(self._module, "driver_allocated_memory")
         return reserved
 
 
@@ -955,6 +964,11 @@ _TORCH_KEYS = (
 )
 
 
+def _ask(module: Any, function: str, *arguments: Any) -> Any:
+    """What a function of torch says, or None: releases differ in what they have and in what they raise."""
+    return _attempt(lambda: getattr(module, function)(*arguments))[0]
+
+
 def _torch_backends() -> Iterator[tuple[str, Any]]:
     """Backends that the app has initialised, as (name, module). Nothing is asked of one that is not.
 
@@ -963,23 +977,23 @@ def _torch_backends() -> Iterator[tuple[str, Any]]:
     torch = sys.modules.get("torch")
     for name in ("cuda", "xpu"):
         module = getattr(torch, name, None)
-        if module is not None and _attempt(module.is_initialized)[0] is True:
+        if module is not None and _ask(module, "is_initialized") is True:
             yield name, module
     mps = getattr(getattr(torch, "backends", None), "mps", None)
-    if mps is not None and _attempt(lambda: mps.is_available())[0] is True and hasattr(torch, "mps"):
+    if mps is not None and _ask(mps, "is_available") is True and hasattr(torch, "mps"):
         yield "mps", torch.mps  # type: ignore[union-attr]
     accelerator = getattr(torch, "accelerator", None)
     if accelerator is not None and hasattr(accelerator, "memory_stats"):
-        kind = getattr(_attempt(lambda: accelerator.current_accelerator())[0], "type", None)
+        kind = getattr(_ask(accelerator, "current_accelerator"), "type", None)
         owner = None if kind in ("cuda", "xpu", "mps") else getattr(torch, kind or "", None)
-        if owner is not None and _attempt(lambda: owner.is_initialized())[0] is True:
+        if owner is not None and _ask(owner, "is_initialized") is True:
             yield "accelerator", accelerator
 
 
 def _torch_devices(backend: str, module: Any) -> list[_Device]:
     if backend == "mps":
         return [_Mps(backend, module, 0, "mps")]
-    count = _attempt(module.device_count)[0] or 0
+    count = _ask(module, "device_count") or 0
     return [_Device(backend, module, index, f"{backend}:{index}") for index in range(min(int(count), SHOWN))]
 
 
@@ -995,7 +1009,7 @@ def _device_name(module: Any, index: int) -> Figures:
     """Name and uuid, asked once: they do not change."""
     key = (id(module), index)
     if key not in _device_names:
-        properties = _attempt(module.get_device_properties, index)[0]
+        properties = _ask(module, "get_device_properties", index)
         known = {"name": getattr(properties, "name", None), "uuid": getattr(properties, "uuid", None)}
         _device_names[key] = {what: str(value) for what, value in known.items() if value is not None}
     return _device_names[key]
@@ -1046,8 +1060,6 @@ class _Cleaner:
             told.close()
             raise TypeError("it is a coroutine function: nobody awaits it here; register a plain one")
         return {"told_bytes": int(told)} if isinstance(told, (int, float)) and not isinstance(told, bool) else {}
-
-    call = clean
 
 
 class _Cache:
@@ -1263,12 +1275,12 @@ class _Registry:
         if mode != self.mode:
             self.mode = mode
             for listener in self.living(self.listeners):
-                _attempt(listener.call, mode)
+                _attempt(_clean, listener, mode)
 
     def after_fork(self) -> None:
         """Another thread may have held the lock."""
         self._lock = threading.Lock()
-        for kind in (self.cleaners, self.caches, self.models):
+        for kind in (self.cleaners, self.caches, self.models, self.listeners):
             for thing in kind.values():
                 thing.busy = False
 
@@ -1341,17 +1353,17 @@ class _Run:
         self.pending.extend(_registered_steps(self.level))
         self.pending.append(_Step("gc", lambda: _collect(self.level, gc_pause_budget_seconds)))
         if self.level != "light":
-            self.pending.extend(_torch_steps())
+            self.pending.extend(_attempt(lambda: list(_torch_steps()))[0] or [])
         self.pending.append(_Step("release", self._release))
 
     def _release(self) -> Figures:
         allocator = _allocator()
-        known = allocator.figures()
+        known = _attempt(allocator.figures)[0] or {"reason": "what malloc holds could not be found out"}
         self.predicted = known.get("releasable_bytes")
         expected = known.get("expected_bytes", 0)
         if self.level == "light" and expected < RELEASE_FROM_BYTES:
             few = f"left out: {expected // MIB} MiB are expected, less than {RELEASE_FROM_BYTES // MIB}"
-            return {"detail": few if "expected_bytes" in known else known["reason"]}
+            return {"detail": known.get("reason", few) if not expected else few}
         before = _memory()
         detail = allocator.release(expected)
         allocator.returned_bytes += max(0, _anon_freed(before).get("freed_bytes", 0))
@@ -1563,6 +1575,15 @@ class _Runner:
             self._work(run, worker)
 
     def _work(self, run: _Run, worker: object) -> None:
+        here, error = _attempt(self._steps, run, worker)
+        if error:  # for want of memory: what has been done is told all the same
+            run.lines.append({"step": "cleanup", "error": error})
+        if here or error:
+            _attempt(run.finish)
+            self._done(run)
+
+    def _steps(self, run: _Run, worker: object) -> bool:
+        """Carry out what is left to do. False if another thread has gone on without this one."""
         if not run.begun:
             run.begin(self.gc_pause_budget_seconds)
         while run.pending:
@@ -1572,11 +1593,10 @@ class _Runner:
             line = {"step": step.name, "error": "left out: the cleanup takes too long"} if late else step.carry_out()
             with self._lock:
                 if run.worker is not worker:
-                    return  # another thread has gone on without this one
+                    return False
                 run.lines.append(line)
                 run.current = None
-        run.finish()
-        self._done(run)
+        return True
 
     def _done(self, run: _Run) -> None:
         with self._lock:
@@ -2158,7 +2178,9 @@ class _Loop:
             connection, status, payload = agent.answers.popleft()
             if connection in connection.listener.connections:
                 headers = {"Retry-After": "1"} if status == 409 else {}
-                if not _attempt(connection.answer, status, payload, headers)[1]:
+                if _attempt(connection.answer, status, payload, headers)[1]:
+                    self._close(connection)
+                else:
                     self._serve(connection, 0)
         while agent.asked:
             level, trigger = agent.asked.popleft()
@@ -2286,7 +2308,7 @@ def _figures(registered: Figures) -> Figures:
     figures: Figures = {
         "gc": _gc_figures(),
         "malloc": {"allocator": allocator.name, **malloc, "trim_returned_bytes_total": allocator.returned_bytes},
-        "torch": _torch_figures(), "tracemalloc": _tracemalloc_figures(),
+        "torch": _attempt(_torch_figures)[0] or [], "tracemalloc": _tracemalloc_figures(),
         "caches": registered.get("caches", []), "models": registered.get("models", []),
         "requests_total": int(repr(_requests)[len("count(") : -1]),
         "cleanups": [*(_without_steps(result) for result in results[:-1]), *results[-1:]],
@@ -2333,8 +2355,8 @@ def _once_per_process() -> None:
 
 def _after_fork() -> None:
     """The child of a fork: sockets, threads and locks are the parent's; it gets an agent of its own."""
-    global _agent, _starting
-    _starting = threading.RLock()
+    global _agent, _requests, _starting
+    _starting, _requests = threading.RLock(), itertools.count()
     _registry.after_fork()
     _runner.after_fork()
     parents, _agent = _agent, None

@@ -533,6 +533,28 @@ def test_torch_is_asked_only_once_the_app_has_initialised_it(app):
     assert "torch:cuda:1" not in steps
 
 
+def test_a_torch_of_another_release_is_told_as_far_as_it_goes(app):
+    """Functions that are missing or raise leave their figures out; the answer and the cleanup come all the same."""
+    app.do(TORCH)
+    app.do("""torch.accelerator = types.SimpleNamespace(
+    memory_stats=lambda index: {'reserved_bytes.all.current': 7, 'allocated_bytes.all.current': 5},
+    current_accelerator=lambda: types.SimpleNamespace(type='npu'), device_count=lambda: 1,
+    get_memory_info=lambda index: (1, 2), empty_cache=lambda: 1 / 0)
+torch.npu = types.SimpleNamespace(is_initialized=lambda: True)
+torch.mps = types.SimpleNamespace(driver_allocated_memory=lambda: 9)
+torch.backends = types.SimpleNamespace(mps=types.SimpleNamespace(is_available=lambda: True))
+Cuda.ready = True; Cuda.memory_stats = Cuda.device_count = None""")
+
+    assert app.get("/memory")["torch"] == [
+        {"device": "mps", "backend": "mps", "reserved_bytes": 9},
+        {"device": "accelerator:0", "backend": "accelerator", "allocated_bytes": 5, "reserved_bytes": 7,
+         "device_free_bytes": 1, "device_total_bytes": 2},
+    ]  # fmt: skip
+    steps = app.steps("standard")
+    assert steps["torch:accelerator:0"]["error"].startswith("ZeroDivisionError")
+    assert steps["release"]["detail"] == "malloc_trim"
+
+
 # Signals
 
 

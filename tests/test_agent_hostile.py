@@ -494,6 +494,34 @@ agent.start(); assert agent._agent is None; agent.stop()''' % sys.argv[1])""")
     assert app.get("/")["pid"] == app.pid
 
 
+def test_an_app_that_has_run_into_its_limit_can_still_be_cleaned(launch):
+    """Where nothing can be allocated any more, not even a thread, an order is still taken and gives memory back."""
+    app = launch()
+    app.do("import resource; cache = {}; agent.register_cache('answers', cache)")
+    app.do("size = int(open('/proc/self/statm').read().split()[0]) * 4096 + (120 << 20)")
+    app.do("resource.setrlimit(resource.RLIMIT_AS, (size, size))")
+    app.do("""try:
+    while True: cache[len(cache)] = bytearray(50000)
+except MemoryError: pass""")
+
+    result = app.post("/cleanup", level="aggressive").body
+
+    assert app.do("len(cache)") == 0
+    assert result["freed_bytes"] > 80 * MIB
+
+
+def test_a_listener_that_hangs_does_not_make_the_agent_deaf(app):
+    """POST /mode to an app whose listener never returns costs one thread, and everything else is still answered."""
+    app.do("import threading; gate = threading.Event(); agent.on_mode(lambda mode: gate.wait())")
+    with contextlib.ExitStack() as stack:
+        for number in range(20):
+            mode = agent.MODES[number % 3]
+            stack.enter_context(app.client()).send("POST", "/mode", {"mode": mode})
+            assert app.get("/memory")["pid"] == app.pid
+    assert app.post("/cleanup", level="standard").body["outcome"] == "done"
+    assert app.do("threading.active_count()") <= 4
+
+
 # A guest that is not noticed
 
 
