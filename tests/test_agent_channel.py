@@ -1,14 +1,19 @@
 """Cleanups by the agents in the target's processes, from the configuration to the verdict. Whole sidecars."""
 
+import contextlib
+import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Target, wait_until
-from servers import free_port
+from servers import CHECKOUT, free_port
 from sidecars import Sidecar, config, running_sidecar
 
 from sidecar.actions.channels import AGENT, mode, offered
@@ -90,6 +95,60 @@ def test_one_order_reaches_the_agents_of_all_workers(spawn: Callable[..., Target
             ("main", "worker-0", "worker-1", "worker-2"), "done")
         assert attempt["told"]["freed_bytes"] > 200 * MIB
         assert target.tell("grow 0") == 0
+
+
+@pytest.fixture
+def gunicorn(tmp_path: Path) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Start gunicorn with two workers that have agents; the pid of its master, and its URL."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*more: str) -> tuple[int, str]:
+        port = free_port()
+        command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"127.0.0.1:{port}", *more]
+        with (tmp_path / "gunicorn.log").open("wb") as log:
+            started.append(subprocess.Popen([*command, "cared_for:app"], cwd=CHECKOUT / "tests" / "apps", stdout=log,
+                                            stderr=log, env={**os.environ, "PLACE": str(tmp_path)}))
+        return started[0].pid, f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+def held_by(url: str, path: str = "") -> dict[int, int]:
+    """Which of two workers holds how much, asked until both have answered; those that answer are told the path once."""
+    found: dict[int, int] = {}
+
+    def both() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/", timeout=10) as answer:
+            told = json.load(answer)
+            if told["pid"] not in found and path:
+                with urllib.request.urlopen(f"{url}{path}", timeout=10) as grown:
+                    told = json.load(grown)
+            found[told["pid"]] = told["held_bytes"]
+        return len(found) == 2
+
+    wait_until(both, 30, "both workers")
+    return found
+
+
+@pytest.mark.parametrize(("more", "agents"), [((), 2), (("--preload",), 3)], ids=["gunicorn", "with preload"])
+def test_workers_of_a_real_server_are_asked_all_at_once(
+    gunicorn: Callable[..., tuple[int, str]], tmp_path: Path, more: tuple[str, ...], agents: int
+) -> None:
+    """gunicorn: where a POST would reach one worker, one order reaches all, and the master if it has loaded the app."""
+    (pid, url), port = gunicorn(*more), free_port()
+    held_by(url)
+    with running_sidecar(tmp_path, file=settings(port, tmp_path, pid), port=port) as sidecar:
+        found(sidecar, agents)
+        held_by(url, "/grow/92")
+        attempt = sidecar.outcome()
+
+        assert (attempt["channel"], attempt["outcome"]) == ("agent", "effective")
+        assert len(attempt["processes"]) == agents
+        assert all(row["outcome"] == "done" for row in attempt["processes"])
+        assert sum(held_by(url).values()) == 0
 
 
 def test_agent_that_is_deaf_gets_the_signal_that_it_announced(spawn: Callable[..., Target], tmp_path: Path) -> None:
