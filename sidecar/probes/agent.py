@@ -28,7 +28,7 @@ METRICS = (UP, INFO, ERRORS, *agent_figures.METRICS)
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 30.0
 """Between two looks for an agent that is not there."""
-LOOKING_SECONDS = 0.003
+LOOKING_SECONDS = 0.002
 """How much of a tick may go into looking, however many processes are new."""
 STALE_SECONDS = 15.0
 HAND_OVER_SECONDS = 30.0
@@ -82,6 +82,11 @@ class _Seat:
             self.next_at = min(self.next_at, now)
         self._threads = self.slot.process.threads
         return now >= self.next_at
+
+    def rests(self, now: float) -> bool:
+        """Whether there is nothing to do and nothing to tell: most processes have no agent."""
+        return (now < self.next_at and self.talk is None and self.slot.process.threads == self._threads
+                and not self.ever and not self.errors)
 
     def rest(self, now: float) -> None:
         """The next look comes later each time."""
@@ -141,16 +146,20 @@ class Agents:
     def read(self, target: str, slots: Mapping[str, Slot], at: float) -> list[Sample]:
         """What the agents of a target's processes told last, as samples at Unix time `at`; new ones are looked for."""
         seats = self._seats.setdefault(target, {})
-        for label in [label for label, seat in seats.items()
-                      if slots.get(label) is not seat.slot or seat.program != seat.slot.stack]:
+        for label in seats.keys() - slots.keys():
             seats.pop(label).end()
         now, samples = self._timer(), []
         if at != self._looked_at:
             self._looked_at, self._spent = at, 0.0
         for label, slot in slots.items():
-            seat = seats.get(label) or seats.setdefault(label, _Seat(slot))
-            self._tend(target, seat, now)
-            samples += _samples(seat, now, at)
+            seat = seats.get(label)
+            if seat is None or seat.slot is not slot or seat.program != slot.stack:
+                if seat:
+                    seat.end()
+                seat = seats[label] = _Seat(slot)
+            if not seat.rests(now):
+                self._tend(target, seat, now)
+                samples += _samples(seat, now, at)
         return samples
 
     def _tend(self, target: str, seat: _Seat, now: float) -> None:
