@@ -2379,10 +2379,11 @@ def _allocator() -> _Allocator:
     return _found_allocator
 
 
+# Comments, because PyPy takes no annotation of a name that a function declares global.
+_agent = None  # type: _Agent | None
+_found_allocator = None  # type: _Allocator | None
 _starting = threading.RLock()
-_agent: _Agent | None = None
 _hooked = False
-_found_allocator: _Allocator | None = None
 _handled: dict[int, Any] = {}
 """The signals that lead to `_on_signal`, and what they led to before."""
 _requests = itertools.count()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -94,6 +95,20 @@ def test_the_agent_serves_cleans_and_leaves_on_any_python(launch, version):
     assert app.do("len(cache)") == 0
     assert app.get("/memory")["cleanups"][1]["trigger"] == "signal"
     assert (app.close(), app.path().exists(), app.errors.read_text()) == (0, False, "")
+
+
+def test_pypy_has_no_generations_and_all_the_rest(launch):
+    """Where the app runs on PyPy the agent serves and cleans too; what PyPy does not tell is left out."""
+    pypy = shutil.which("pypy3")
+    if not pypy:
+        pytest.skip("this machine has no pypy3 on PATH")
+    app = launch(python=pythons.Interpreter((3, 9, 0), (pypy,)))
+    app.do("cache = {1: 1}; agent.register_cache('answers', cache)")
+
+    assert app.get("/")["implementation"] == "pypy"
+    assert app.get("/memory")["gc"] == {"enabled": True}
+    assert app.post("/cleanup", level="aggressive").body["outcome"] == "done"
+    assert (app.do("len(cache)"), app.close(), app.errors.read_text()) == (0, 0, "")
 
 
 def test_the_copied_file_tells_the_version_of_the_package():
