@@ -166,7 +166,7 @@ class _Desk:
                  for target in settings.targets}
         by_http = any(channel.kind == "http" for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
-        program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http)
+        program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http, settings.agent_inside())
         roster.child_pid = program_pid
         roster.resume(known)
         for name in known.keys() - plans.keys():

@@ -38,7 +38,8 @@ examples:
   rag-sidecar run --config.file sidecar.yml --web.listen-address 127.0.0.1:21611
   rag-sidecar run --memory.critical 2GiB -- python -m uvicorn rag.app:app
 
-Without a configured way to ask for a cleanup it only observes. docs/configuration.md has every key.
+Without a way to ask for a cleanup it only observes; an agent inside is one, and a Python that is started after
+-- gets one (docs/attach.md). docs/configuration.md has every key.
 """,
     "doctor": """\
 examples:
@@ -98,6 +99,9 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
                        "times main")
     lines.add_argument(flags["memory_basis"], dest="memory_basis", metavar="BASIS",
                        help="auto, cgroup, anon, rss, pss or endpoint: what is compared with the lines")
+    parser.add_argument_group("the command").add_argument(
+        flags["no_agent"], dest="no_agent", action="store_const", const="no",
+        help="start it as it is, without the agent inside its Pythons")
     other = parser.add_argument_group("other")
     other.add_argument(flags["mode"], dest="mode", metavar="MODE", help="observe, dry_run or enforce")
     other.add_argument(flags["alertmanagers"], dest="alertmanagers", metavar="URL", action="append", default=[],

@@ -76,6 +76,7 @@ def _target(target: Target, where: str) -> Iterator[tuple[str, str]]:
     if target.agent != AgentSection():
         yield f"{where}.agent.directory", target.agent.directory or "the usual places"
         yield f"{where}.agent.every", duration_text(target.agent.every_seconds)
+        yield f"{where}.agent.inside", "true" if target.agent.inside else "false"
     for index, channel in enumerate(target.cleanup):
         yield f"{where}.cleanup[{index}]", str(channel)
     if not target.cleanup:

@@ -42,6 +42,7 @@ class Overrides:
     memory_main: str | None = None
     memory_critical: str | None = None
     memory_basis: str | None = None
+    no_agent: str | None = None
     web_listen: str | None = None
     storage_path: str | None = None
     mode: str | None = None
@@ -78,6 +79,7 @@ FLAGS: Mapping[str, Flag] = {
     "memory_main": Flag("--memory.main", OF_TARGET + "memory.main", _wish),
     "memory_critical": Flag("--memory.critical", OF_TARGET + "memory.critical", _wish),
     "memory_basis": Flag("--memory.basis", OF_TARGET + "memory.basis", _one_of(AskedBasis)),
+    "no_agent": Flag("--no-agent", OF_TARGET + "agent.inside", lambda _: False),
     "web_listen": Flag("--web.listen-address", "web.listen", address),
     "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
     "mode": Flag("--mode", "actions.mode", _one_of(Mode)),

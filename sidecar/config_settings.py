@@ -109,10 +109,14 @@ class AgentChannel:
 
 @dataclass(frozen=True, slots=True)
 class AgentSection:
-    """How the agents in a target's processes are reached. `directory` is where theirs is, besides the usual places."""
+    """How the agents in a target's processes are reached. `directory` is where theirs is, besides the usual places.
+
+    `inside`: a program that is started with `run -- COMMAND` gets one.
+    """
 
     directory: str = ""
     every_seconds: float = 5.0
+    inside: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.every_seconds <= 3600:
@@ -314,6 +318,10 @@ class Settings:
         Where it has none, an agent that announces itself is one: see `waits_for_agent`.
         """
         return self.actions.mode or ("enforce" if target.cleanup else "observe")
+
+    def agent_inside(self) -> bool:
+        """Whether a program that is started is started with an agent inside."""
+        return any(isinstance(target.match, AsChild) and target.agent.inside for target in self.targets)
 
     def waits_for_agent(self, target: Target) -> bool:
         """Whether nothing is said about what may be done to `target`: then an agent that announces itself decides."""

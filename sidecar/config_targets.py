@@ -92,7 +92,8 @@ def origins(
 def _overridden(target: Target, overrides: Overrides, said: Mapping[str, Any]) -> Target:
     wishes = {name.removeprefix("memory_"): value for name, value in said.items() if name.startswith("memory_")}
     match = AsChild() if overrides.child else said.get("pid") or said.get("match") or said.get("url") or target.match
-    return _with(replace(target, match=match), wishes)
+    agent = replace(target.agent, inside=said.get("no_agent", target.agent.inside))
+    return _with(replace(target, match=match, agent=agent), wishes)
 
 
 def _with(target: Target, wishes: Mapping[str, Any]) -> Target:

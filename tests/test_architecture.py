@@ -24,7 +24,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"demo"},
     {"app"},
     {"config", "pipeline"},  # cli_*.py, config_*.py and pipeline_*.py are parts of their namesakes
-    {"web", "doctor", "explain"},
+    {"web", "doctor", "explain", "attach"},
     {"discovery", "probes", "store", "thresholds", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
     {"model", "errors", "clock", "logs"},
@@ -38,6 +38,7 @@ ALONE = {  # modules that import the standard library and, of ours, only these, 
     "sidecar.guard*": (  # small, and runs beside a burning process
         "sidecar.guard", "sidecar.clock", "sidecar.procfs", "sidecar.tuples"),
     "sidecar.agent": ("sidecar.agent",),  # one file that is copied into other people's images
+    "sidecar.attach.startup*": ("sidecar.attach",),  # runs in other people's programs
     "sidecar.demo.rag": ("sidecar.demo",),  # plays a user's program, which knows nothing of a sidecar
 }
 
@@ -61,11 +62,13 @@ MAY_READ = {  # module -> what it may read of the two, because …
     "sidecar.config_*": ENVIRONMENT,
     "sidecar.app": {"asyncio.sleep"},  # … the composition root waits for the next tick, so that no stage has to
     "sidecar.agent": CLOCK | ENVIRONMENT,  # … it lives in a foreign process and has nothing of ours to ask
+    "sidecar.guard.children": {"os.environ"},  # … it hands it on to the user's program
     "sidecar.demo.*": CLOCK,  # … it plays a user's program and tells a story in real time
 }
 
 SUPERVISION = {  # "module:function" that may catch everything -> why
     "sidecar.promql.parse:parse": "the parser's panics derive from BaseException under a name that cannot be imported",
+    "sidecar.attach.startup.sitecustomize:_start_agent": "whatever happens in it must not stop the user's program",
     "sidecar.agent:_attempt": "it calls what the app registered, which may raise anything and must not end the agent",
 }
 
@@ -76,7 +79,8 @@ TOO_BIG: dict[str, str] = {  # "module" or "module:function" that may exceed a b
 FILE_LINES, FUNCTION_LINES, PARAMETERS, METHODS = 400, 40, 7, 15
 
 IN_TARGETS = [
-    path for path in [ROOT / "sidecar" / "agent.py", *(ROOT / "tests" / "targets").glob("*.py")] if path.exists()
+    path for path in [ROOT / "sidecar" / "agent.py", *(ROOT / "sidecar" / "attach" / "startup").glob("*.py"),
+                      *(ROOT / "tests" / "targets").glob("*.py")] if path.exists()
 ]
 
 DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "types", "constants"}

@@ -42,14 +42,15 @@ class Dispatch:
         self._serial = itertools.count(1)
         self._waiting: list[Event] = []
 
-    def hello(self, kill_switch: str, courier: bool) -> tuple[int, dict[str, Identity]]:
+    def hello(self, kill_switch: str, courier: bool, agent: bool = False) -> tuple[int, dict[str, Identity]]:
         """Report for work. The pid of the user's program (0: there is none) and what the guard already watches.
 
-        Raises SidecarError if the guard does not answer. One that is ending already has hung up: see `ended`.
+        `agent`: the program is started with one inside. Raises SidecarError if the guard does not answer. One that is
+        ending already has hung up: see `ended`.
         """
         self.sock.settimeout(HELLO_SECONDS)
         try:
-            self.sock.send(wire.encode("hello", kill_switch=kill_switch, courier=courier))
+            self.sock.send(wire.encode("hello", kill_switch=kill_switch, courier=courier, agent=agent))
             data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
             self.ended = not data
             kind, body = wire.decode(data or NO_WELCOME)

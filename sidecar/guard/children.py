@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sidecar.guard.wire import pair
 
@@ -61,10 +61,11 @@ def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, _
         os._exit(127)
 
 
-def spawn_user_program(command: list[str]) -> int:
+def spawn_user_program(command: list[str], agent: bool) -> int:
     """Start the program that is to be guarded, as a shell would: own process group, the terminal, default signals.
 
-    What was ignored when we were started (nohup, a script's background job) stays so. Raises OSError for want of room.
+    What was ignored when we were started (nohup, a script's background job) stays so. With `agent` every Python in it
+    and below it starts the agent. Raises OSError for want of room.
     """
     pid = os.fork()
     if pid:
@@ -76,12 +77,19 @@ def spawn_user_program(command: list[str]) -> int:
         handled = (number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
         for number in (*handled, signal.SIGCHLD, *IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
-        os.execvp(command[0], command)  # noqa: S606
+        os.execvpe(command[0], command, with_agent(os.environ) if agent else os.environ)  # noqa: S606
     except OSError as error:
         os.write(2, f"rag-sidecar: cannot start {command[0]}: {error.strerror}\n".encode())
         os._exit(126 if isinstance(error, PermissionError) else 127)
     finally:
         os._exit(127)
+
+
+def with_agent(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which each Python finds our sitecustomize first, and behind it what it found before."""
+    startup = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "attach", "startup")
+    before = environment.get("PYTHONPATH", "")
+    return {**environment, "PYTHONPATH": f"{startup}{os.pathsep}{before}" if before else startup}
 
 
 def give_terminal_to(group: int) -> None:

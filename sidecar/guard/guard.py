@@ -186,12 +186,12 @@ class Guard:
                 "deliver": self._watchlist.deliver, "link": partial(self._watchlist.link, passed)}[kind]
         hear(**body)  # type: ignore[operator]
 
-    def _hello(self, kill_switch: str, courier: bool) -> None:
+    def _hello(self, kill_switch: str, courier: bool, agent: bool = False) -> None:
         if self._end_by:
             return  # it was starting when the end began
         if self._command and not self._program_pid and not self._desk.ever_greeted:
             try:
-                self._program_pid = children.spawn_user_program(self._command)
+                self._program_pid = children.spawn_user_program(self._command, bool(agent))
             except OSError as error:
                 say(f"cannot start {self._command[0]}: {error.strerror}")
                 self._begin_end(CANNOT_START)
