@@ -318,6 +318,7 @@ def test_a_living_agent_of_the_same_pid_keeps_its_socket(launch, tmp_path):
         app.do(f"agent.start(directory={str(tmp_path)!r})")
         app.do("agent.stop(); agent.start()")  # now the directory of the environment comes first
         assert "another pid namespace" in app.errors.read_text()
+        app.do("agent.stop()")
         assert app.path().exists()
 
 
