@@ -5,7 +5,7 @@ import gc
 from collections.abc import Callable, Mapping
 
 LONG_SECONDS = 0.005
-MOST_FREEZES = 16
+MOST_FREEZES = 64
 """What is left out is never looked at again: a program that needs this more often has another trouble."""
 
 

@@ -268,21 +268,15 @@ class Store:
                 yield Series(kept.labels, times[low:high], kept.values[low:high], whole,
                              whole and kept.fell_at <= times[low])
 
-    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> list[Sample]:
-        """Of every matching series the newest sample in (start, end], unless that is a stale marker."""
-        found = []
+    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Sample]:
+        """Of every matching series the newest sample in (start, end], unless that is a stale marker; as `select`."""
         for kept in self._index.matching(matchers):
             times = kept.times
-            at = times[-1]
-            if at <= end:
-                value = kept.values[-1]
-            elif index := bisect_right(times, end):
-                at, value = times[index - 1], kept.values[index - 1]
-            else:
-                continue
-            if at > start and (value == value or not is_stale(value)):
-                found.append(Sample(kept.labels, value, at))
-        return found
+            index = len(times) if times and times[-1] <= end else bisect_right(times, end)
+            if index and times[index - 1] > start:
+                value = kept.values[index - 1]
+                if value == value or not is_stale(value):
+                    yield Sample(kept.labels, value, times[index - 1])
 
     def keep(self, needs: Mapping[str, float]) -> None:
         """The metrics that loaded rules read, with how many seconds back; the empty name stands for all metrics."""

@@ -81,7 +81,7 @@ def test_late_and_repeated_samples_are_counted_and_dropped() -> None:
 
 def newest(store: Store, at: float, metric: str = USED.metric) -> list[Sample]:
     """What an instant selector is given."""
-    return store.newest([Matcher("__name__", "=", metric)], at - 300, at)
+    return list(store.newest([Matcher("__name__", "=", metric)], at - 300, at))
 
 
 def test_the_newest_is_what_an_instant_selector_sees() -> None:

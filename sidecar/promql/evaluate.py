@@ -9,7 +9,7 @@ An evaluation pauses after every node and every few series of a range, so that w
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
@@ -42,6 +42,8 @@ Query = Callable[[Expr, float], Value]
 """`query(expr, at)`: the value of an expression at a moment. How rules and pages reach their data."""
 
 MAX_STEPS = 11_000
+ELEMENTS_A_PIECE = 256
+"""So many newest samples are taken between two pauses."""
 WINDOWS_A_PIECE = 8
 """So many series of a range go through a function between two pauses."""
 _DEFAULTS = Options()
@@ -192,17 +194,20 @@ def _moment(ev: Evaluation, at: At, offset_seconds: float) -> float:
     return round(base - offset_seconds, 3)
 
 
-def _newest(expr: VectorSelector, ev: Evaluation) -> list[Sample]:
+def _newest(expr: VectorSelector, ev: Evaluation) -> Iterable[Sample]:
     """The newest sample of each series that is neither too old nor marked stale."""
     moment = _moment(ev, expr.at, expr.offset_seconds)
-    found = list(ev.newest(expr.matchers, round(moment - ev.options.lookback_seconds, 3), moment))
-    ev.charge(len(found))
-    return found
+    return ev.newest(expr.matchers, round(moment - ev.options.lookback_seconds, 3), moment)
 
 
 def _vector(expr: VectorSelector, ev: Evaluation) -> Steps[Operand]:
-    yield from ()
-    return [Point(labels, value) for labels, value, _ in _newest(expr, ev)]
+    found: Vector = []
+    samples = iter(_newest(expr, ev))
+    while piece := [Point(labels, value) for labels, value, _ in islice(samples, ELEMENTS_A_PIECE)]:
+        found += piece
+        ev.charge(len(piece))
+        yield
+    return found
 
 
 def _matrix(expr: MatrixSelector, ev: Evaluation) -> Steps[Operand]:
@@ -255,7 +260,9 @@ def _unary(expr: Unary, ev: Evaluation) -> Steps[Operand]:
 
 def _call(expr: Call, ev: Evaluation) -> Steps[Operand]:
     if expr.function == "timestamp" and isinstance(selector := unwrap(expr.arguments[0]), VectorSelector):
-        return ev.unique([Point(ev.nameless(labels), time) for labels, _, time in _newest(selector, ev)])
+        found = [Point(ev.nameless(labels), time) for labels, _, time in _newest(selector, ev)]
+        ev.charge(len(found))
+        return ev.unique(found)
     arguments: list[Operand] = []
     ranges: Iterator[Window] | None = None
     for argument in expr.arguments:
