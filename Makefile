@@ -32,7 +32,7 @@ servers: $(BIN)/python  ## fetch Prometheus, Alertmanager and newer Pythons for 
 	@$(BIN)/python tests/servers.py
 
 bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine
-	@set -e; for file in benchmarks/latency.py benchmarks/footprint.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/latency.py benchmarks/footprint.py benchmarks/rules.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
