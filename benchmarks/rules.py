@@ -3,7 +3,7 @@
 `python benchmarks/rules.py [SECONDS] [TARGETS…]` writes benchmarks/results/rules.json and rules.md, and prints a table.
 Ours is evaluated in virtual time over a store with the history that the rules look at, a sample a second, as the tick
 does it. Prometheus scrapes a page of the same series once a second for SECONDS (45), so its ranges are shorter than
-ours; its durations are those that it tells of itself. Both evaluate rules/memory.yml and rules/gc.yml.
+ours; its durations are those that it tells of itself. Both evaluate the shipped rules.
 """
 
 import gc
