@@ -6,14 +6,17 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Target
+from conftest import Target, read_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from probing import NOBODY, OWN, Obedient, as_nobody, target, values
@@ -247,6 +250,24 @@ def test_agent_below_another_root_is_found(sleeper: Obedient, tmp_path: Path) ->
     have_listen(sleeper, Path(f"/tmp/rag-sidecar-0/{sleeper.process.pid}.sock"))
 
     assert reach(sleeper.process.pid, "") == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+def test_agent_in_a_container_is_found(checkout: Path, tmp_path: Path) -> None:
+    """In namespaces of its own a process has another number and other directories: these are what counts."""
+    inside = "mount -t tmpfs none /tmp && exec \"$@\""
+    program = [sys.executable, str(checkout / "tests/targets/odd_agent.py"), "--place", "/tmp"]
+    apart = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", inside, "sh"]
+    process = subprocess.Popen([*apart, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert read_line(process, "ready") == "ready"
+        pid = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        assert b"\nNSpid:\t%d\t1\n" % pid in Path(f"/proc/{pid}/status").read_bytes()
+
+        assert reach(pid, "") == "ok"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 # The figures that agents tell
