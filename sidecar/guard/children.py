@@ -30,8 +30,11 @@ def allow_many_files() -> None:
 
 
 def program(module: str) -> list[str]:
-    """The command line that runs one of our modules with this interpreter; -P: not from the working directory."""
-    return [sys.executable, "-P", "-m", module]
+    """The command line that runs one of our modules with this interpreter; -P: not from the working directory.
+
+    Without the columns of each instruction, which only draw marks below lines of tracebacks, 0.3 MiB less are taken.
+    """
+    return [sys.executable, "-P", "-Xno_debug_ranges", "-m", module]
 
 
 def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, _socket.socket]:
