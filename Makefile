@@ -5,14 +5,15 @@ JOBS ?= 3# test files run side by side: they mostly wait for processes, so a few
 ARGS ?=# more arguments for `make demo` and `make test`
 
 VENV := .venv
+TORCH := .venv-torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help venv demo test lint servers bench clean
+.PHONY: help venv demo test test-torch lint servers bench clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.dev  ## install into .venv, editable, with everything that development needs
 
@@ -23,6 +24,9 @@ test: $(VENV)/.dev servers  ## lint, types and every test, against real servers;
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-torch: $(TORCH)/.made  ## the agent beside a real model; fetches torch into .venv-torch, 1.5 GB, and takes some minutes
+	@$(TORCH)/bin/python -m pytest tests/torch -v -rP $(ARGS)
 
 lint: $(VENV)/.dev  ## style and types alone
 	@$(BIN)/ruff check .
@@ -35,7 +39,7 @@ bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine
 	@set -e; for file in benchmarks/latency.py benchmarks/footprint.py benchmarks/rules.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:  ## remove what these targets made
-	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(TORCH) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A name may be there without working (pyenv's shims), and Debian ships venv without the pip that it needs.
@@ -65,3 +69,11 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.txt
 	@$(PIP) install --editable . --requirement $(VENV)/dev.txt
 	@touch $@ $(VENV)/.run
+
+# PyPI's torch for Linux brings what a GPU needs, gigabytes of it: PIP_EXTRA_INDEX_URL may name PyTorch's CPU builds.
+$(TORCH)/.made: pyproject.toml | $(BIN)/python
+	@test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
+	@echo "Installing rag-sidecar, torch and a model into $(TORCH)"
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['torch'], sep='\n')" > $(TORCH)/torch.txt
+	@$(TORCH)/bin/python -m pip --disable-pip-version-check install --editable . --requirement $(TORCH)/torch.txt
+	@touch $@
