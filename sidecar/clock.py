@@ -13,6 +13,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def sleep(seconds: float) -> None:
+    """Wait, where there is nothing else to do meanwhile: in a command, never in the guard or the desk."""
+    time.sleep(seconds)
+
+
 def since_boot() -> float:
     """Seconds since the machine was booted, sleep included: the clock of process start times (proc(5), field 22)."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -63,7 +63,7 @@ def attach(memory: Memory, pid: int, proc: str = "/proc") -> Attached:
     Raises Unsupported, BlockingIOError (EAGAIN) while its interpreter has not started, OSError as the kernel does.
     """
     reason, waits = "not CPython 3.9 or later", False
-    for start, name in _images(pid, proc):
+    for start, name in images(pid, proc):
         reason = next((f"{other}: it has another collector" for mark, other in OTHERS if mark in name), reason)
         try:
             image = Image(memory.read, start)
@@ -85,7 +85,7 @@ def _not_started(pid: int, proc: str) -> BlockingIOError:
     return BlockingIOError(errno.EAGAIN, "its interpreter has not started yet", f"{proc}/{pid}")
 
 
-def _images(pid: int, proc: str) -> Iterator[tuple[int, bytes]]:
+def images(pid: int, proc: str) -> Iterator[tuple[int, bytes]]:
     """(address, file name) of what may be a Python: the program itself first, whatever its name, then by name."""
     program, named = _program_headers(pid, proc), []
     with open(f"{proc}/{pid}/maps", "rb") as file:
@@ -117,7 +117,7 @@ def _program_headers(pid: int, proc: str) -> int:
 
 def _attach_to(memory: Memory, image: Image, runtime: int) -> Attached:
     """The collector that belongs to a `_PyRuntime`. Raises Unsupported, BlockingIOError."""
-    minor, version = _version(memory, image)
+    minor, version = version_of(memory, image)
     if (minor, False) not in STATES:
         raise Unsupported(f"CPython {version} is not known")
     try:
@@ -133,7 +133,7 @@ def _attach_to(memory: Memory, image: Image, runtime: int) -> Attached:
     return Attached(PythonInfo(version, "cpython", state.collector), state, main_at, main, main + path.gc)
 
 
-def _version(memory: Memory, image: Image) -> tuple[int, str]:
+def version_of(memory: Memory, image: Image) -> tuple[int, str]:
     """(minor, version). Raises Unsupported for a pre-release and what is not Python 3."""
     place = image.symbol(b"Py_Version")
     if place is None:

@@ -1,0 +1,140 @@
+"""The commands that bring the agent into programs: `attach` and `export agent`."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sidecar.errors import SidecarError
+
+if TYPE_CHECKING:
+    from sidecar.attach.injection import Patient
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+OK, REFUSED = 0, 4
+POKE_SECONDS = 1.0
+
+_ATTACH = """\
+examples:
+  rag-sidecar attach 4242                       asks before it does anything
+  rag-sidecar attach 4242 --yes --timeout 60
+  rag-sidecar attach 4242 --poke http://127.0.0.1:8000/healthz
+
+It runs code in the process: the agent, in a thread of its own. CPython 3.14 and later, unless remote debugging is
+switched off there. Nothing else is changed, and nothing is left behind when it does not work.
+Exit codes: 0 the agent answers, 4 refused, 1 failure. docs/attach.md
+"""
+_EXPORT = """\
+examples:
+  rag-sidecar export agent ./rag_agent          agent.py and a README with the ways to start it
+"""
+
+
+def add(commands: "Commands") -> None:
+    """Add the commands `attach` and `export`."""
+    form: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    attach = commands.add_parser("attach", help="put the agent into a running Python 3.14 or later", epilog=_ATTACH,
+                                 **form)
+    attach.add_argument("pid", type=int, metavar="PID", help="the process")
+    attach.add_argument("--yes", action="store_true", help="do not ask")
+    attach.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS",
+                        help="how long its main thread may take to run Python again; default 30")
+    attach.add_argument("--poke", metavar="URL",
+                        help="ask for this meanwhile, once a second, so that it has something to do")
+    attach.set_defaults(call=_attach)
+    export = commands.add_parser("export", help="write files for use elsewhere", epilog=_EXPORT, **form)
+    whats = export.add_subparsers(dest="what", required=True, metavar="WHAT")
+    agent = whats.add_parser("agent", help="the agent as one file, to be imported or copied into an image",
+                             epilog=_EXPORT, **form)
+    agent.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made if it is not there")
+    agent.add_argument("--force", action="store_true", help="overwrite files that differ")
+    agent.set_defaults(call=_export_agent)
+
+
+def _attach(arguments: argparse.Namespace) -> int:
+    from sidecar.attach.debugger import Refused
+    from sidecar.attach.injection import INSTEAD, Patient
+
+    try:
+        patient = Patient(arguments.pid)
+        try:
+            return _put_into(patient, arguments)
+        finally:
+            patient.close()
+    except Refused as refused:
+        print(f"rag-sidecar: no agent was put into process {arguments.pid}: {refused}", file=sys.stderr)
+        print(f"  {refused.help or INSTEAD}", file=sys.stderr)
+        return REFUSED
+
+
+def _put_into(patient: "Patient", arguments: argparse.Namespace) -> int:
+    """Ask, do it, tell. Raises Refused."""
+    from sidecar import clock
+    from sidecar.attach.debugger import Debugger
+    from sidecar.attach.injection import Clock, inject, may_be_refused, owner
+    from sidecar.explain.seen import printable
+
+    try:
+        if patient.has_agent():
+            print(f"an agent answers in process {patient.pid} already")
+            return OK
+        Debugger(patient.pid, patient.thread).close()  # who cannot be helped need not be asked
+        what = f"process {patient.pid} ({printable(patient.command)[:60]}) of user {owner(patient)}"
+        if not arguments.yes and not _agreed(f"this runs code in {what}: the agent, in a thread of its own"):
+            print("nothing has been done")
+            return REFUSED
+        inject(patient, arguments.timeout, Clock(clock.monotonic, clock.sleep), _say, _poking(arguments.poke))
+    except PermissionError as error:
+        raise may_be_refused(error, patient) from None
+    print(f"the agent answers in process {patient.pid}; a sidecar that watches it finds it by itself")
+    return OK
+
+
+def _say(text: str) -> None:
+    print(f"  {text}", flush=True)
+
+
+def _agreed(what: str) -> bool:
+    """Whether a person at the terminal says yes. Raises SidecarError where nobody can be asked."""
+    if not sys.stdin.isatty():
+        raise SidecarError(f"{what}; nobody is there to say yes to that", help="say it beforehand: --yes")
+    try:
+        return input(f"{what}; go on? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _poking(url: str | None) -> Callable[[], None]:
+    """What asks for `url` once a second; what is answered does not matter."""
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
+    from sidecar.clock import monotonic
+
+    last = 0.0
+
+    def poke() -> None:
+        nonlocal last
+        if url is None or monotonic() < last + POKE_SECONDS:
+            return
+        try:
+            with urllib.request.urlopen(url, timeout=POKE_SECONDS) as answer:
+                answer.read(1)
+        except (OSError, HTTPException):
+            pass  # refused or late: it was asked, which is all that counts
+        except ValueError as error:
+            raise SidecarError(f"{url!r} is no URL: {error}") from None
+        last = monotonic()
+
+    return poke
+
+
+def _export_agent(arguments: argparse.Namespace) -> int:
+    from sidecar.attach.export import export
+
+    for path, done in export(arguments.folder, force=arguments.force):
+        print(f"{path}: {done}")
+    return OK
