@@ -1,8 +1,9 @@
-"""The commands that bring the agent into programs: `attach` and `export agent`."""
+"""The commands about the agent in a program: `attach` and `export agent` bring it there, `profile` asks it."""
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
     from sidecar.attach.injection import Patient
+    from sidecar.attach.profile import Profile
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -30,10 +32,19 @@ _EXPORT = """\
 examples:
   rag-sidecar export agent ./rag_agent          agent.py and a README with the ways to start it
 """
+_PROFILE = """\
+examples:
+  rag-sidecar profile --pid 4242 --seconds 20
+  rag-sidecar profile --target rag --seconds 20     the main process of a target of a running sidecar
+
+The agent in the process traces allocations meanwhile (tracemalloc): what is allocated in that time and still held at
+its end is shown by the line that asked for it. Code that does little but allocate runs several times slower meanwhile.
+docs/attach.md
+"""
 
 
 def add(commands: "Commands") -> None:
-    """Add the commands `attach` and `export`."""
+    """Add the commands `attach`, `export` and `profile`."""
     form: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     attach = commands.add_parser("attach", help="put the agent into a running Python 3.14 or later", epilog=_ATTACH,
                                  **form)
@@ -51,6 +62,18 @@ def add(commands: "Commands") -> None:
     agent.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made if it is not there")
     agent.add_argument("--force", action="store_true", help="overwrite files that differ")
     agent.set_defaults(call=_export_agent)
+    profile = commands.add_parser("profile", help="which lines of a program allocate memory that it keeps",
+                                  epilog=_PROFILE, **form)
+    which = profile.add_mutually_exclusive_group()
+    which.add_argument("--pid", type=int, metavar="N", help="the process")
+    which.add_argument("--target", metavar="NAME", help="a target of a running sidecar; default the only one")
+    profile.add_argument("--seconds", type=int, default=10, metavar="N", help="how long, 1 to 60; default 10")
+    profile.add_argument("--storage.path", dest="storage_path", metavar="DIRECTORY", type=Path,
+                         help="where that sidecar keeps its state; default as for run")
+    profile.add_argument("--directory", default="", metavar="DIR",
+                         help="where the agent has its directory, if not in a usual place")
+    profile.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
+    profile.set_defaults(call=_profile)
 
 
 def _attach(arguments: argparse.Namespace) -> int:
@@ -138,3 +161,64 @@ def _export_agent(arguments: argparse.Namespace) -> int:
     for path, done in export(arguments.folder, force=arguments.force):
         print(f"{path}: {done}")
     return OK
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from sidecar import clock
+    from sidecar.attach.debugger import Refused
+    from sidecar.attach.injection import Patient, may_be_refused
+    from sidecar.attach.profile import LONGEST_SECONDS, profile
+
+    if not 1 <= arguments.seconds <= LONGEST_SECONDS:
+        raise SidecarError(f"--seconds {arguments.seconds}: an agent looks for 1 to {LONGEST_SECONDS} s")
+    pid = arguments.pid
+    if pid is None:
+        from sidecar.cli_control import socket_path, target_pid
+
+        _, pid = target_pid(socket_path(None, arguments.storage_path), arguments.target)
+    patient = Patient(pid)
+    try:
+        found = profile(patient, arguments.seconds, clock.monotonic, _ticking(arguments.seconds), arguments.directory)
+    except Refused as refused:
+        raise SidecarError(f"process {pid} cannot be profiled: {refused}", help=refused.help) from None
+    except PermissionError as error:
+        raise may_be_refused(error, patient) from None
+    finally:
+        patient.close()
+    if arguments.output == "json":
+        print(json.dumps(found.raw, indent=2))
+    else:
+        print(*_sites(found), sep="\n")
+    return OK
+
+
+def _ticking(seconds: int) -> Callable[[float], None]:
+    """Says what it costs, and shows at a terminal how much of the time has passed."""
+    warned = False
+
+    def tell(passed: float) -> None:
+        nonlocal warned
+        if not warned:
+            print(f"allocations are traced for {seconds} s; the program may run several times slower meanwhile",
+                  file=sys.stderr)
+            warned = True
+        if sys.stderr.isatty():
+            text = f"{min(passed, seconds):.0f} of {seconds} s" if passed < seconds else "it is being added up"
+            print(f"\r  {text:<30}\r", end="", flush=True, file=sys.stderr)
+
+    return tell
+
+
+def _sites(found: "Profile") -> Iterator[str]:
+    """A profile for people."""
+    from sidecar.explain.units import readable
+
+    if not found.sites:
+        yield "nothing was allocated meanwhile that is still held" if not found.note else "no lines are told"
+    for site in found.sites:
+        place = "all other lines" if site.place == "other" else site.place
+        yield f"{readable(site.size_bytes, 'bytes'):>10} {site.blocks:>9,} blocks  {place}"
+    if found.since_before:
+        yield "tracing was on before: what was allocated since then is in it"
+    if found.note:
+        yield f"cut short: {found.note}"

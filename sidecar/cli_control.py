@@ -26,6 +26,7 @@ FILE = "control.sock"
 SECONDS = 30.0
 """Longest silence between two lines of an answer: what is waited for longest is the verdict, 20 s after the answer."""
 MOST_LINE_BYTES = 1 << 20
+MOST_ANSWER_BYTES = 16 << 20
 MOST_STEPS = 40
 START = "`rag-sidecar run …` starts one; --storage.path DIRECTORY says where another one keeps its state"
 
@@ -63,7 +64,7 @@ def add(commands: "Commands") -> None:
 def _cleanup(arguments: argparse.Namespace) -> int:
     from sidecar.clock import monotonic
 
-    path = _socket_path(arguments.url, arguments.storage_path)
+    path = socket_path(arguments.url, arguments.storage_path)
     wish = {"level": arguments.level, "dry_run": arguments.dry_run}
     if arguments.target is not None:
         wish["target"] = arguments.target
@@ -83,7 +84,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     return CODES.get(str(row.get("outcome")), FAILURE)
 
 
-def _socket_path(url: str | None, storage: Path | None) -> Path:
+def socket_path(url: str | None, storage: Path | None) -> Path:
     """Where the control socket is. Raises SidecarError."""
     if url is not None:
         if not url.startswith("unix:") or url == "unix:":
@@ -99,7 +100,7 @@ def _socket_path(url: str | None, storage: Path | None) -> Path:
 
 def _stages(path: Path, wish: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(stage, the attempt so far) of an order, as they are reached. Raises SidecarError."""
-    line = _Line(path)
+    line = Line(path)
     try:
         line.request("POST", "/api/v1/cleanup", json.dumps(wish), {"Content-Type": "application/json"})
         answer = line.getresponse()
@@ -121,6 +122,28 @@ def _stages(path: Path, wish: Mapping[str, Any]) -> Iterator[tuple[str, dict[str
                            help=START) from None
     finally:
         line.close()
+
+
+def target_pid(path: Path, target: str | None) -> tuple[str, int]:
+    """(name, pid) of a target of the sidecar at `path`, of the only one if none is named. Raises SidecarError."""
+    line = Line(path)
+    try:
+        line.request("GET", "/api/v1/query?query=rag_target_info")
+        answer = line.getresponse()
+        found = [each["metric"] for each in json.loads(answer.read(MOST_ANSWER_BYTES))["data"]["result"]]
+        pids = {str(each["target"]): int(each["pid"]) for each in found if each.get("process", "main") == "main"}
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
+        raise SidecarError(f"what listens at {path} does not answer as a rag-sidecar does: {error!r}",
+                           help=START) from None
+    finally:
+        line.close()
+    names = ", ".join(sorted(pids)[:20]) or "none that runs"
+    if target is None and len(pids) == 1:
+        target = next(iter(pids))
+    if target not in pids:
+        said = f"there is no process for the target {target}" if target else "say which target is meant"
+        raise SidecarError(f"{said}; those there are: {names}", help="--target NAME, or --pid N")
+    return target, pids[target]
 
 
 def _refused(answer: HTTPResponse) -> SidecarError:
@@ -147,7 +170,7 @@ class Refusal(SidecarError):
         self.code = REFUSED if status == 409 else FAILURE
 
 
-class _Line(HTTPConnection):
+class Line(HTTPConnection):
     """HTTP over the control socket. `connect` raises SidecarError where there is none that can be trusted."""
 
     def __init__(self, path: Path) -> None:
@@ -201,10 +224,10 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
     for refusal in row.get("refusals") or ():
         yield f"  {refusal.get('channel')} could not be used: {refusal.get('reason')}"
     for name in ("before", "after", "freed"):
-        yield f"  {name:9} {_size(row.get(f'{name}_bytes'))}"
+        yield f"  {name:9} {size(row.get(f'{name}_bytes'))}"
     told = row.get("told") or {}
     if "predicted_bytes" in told:
-        yield f"  {'predicted':9} {_size(told['predicted_bytes'])}"
+        yield f"  {'predicted':9} {size(told['predicted_bytes'])}"
     if "pause_seconds" in told:
         yield f"  {'paused':9} {float(told['pause_seconds']):.3f} s"
     steps = row.get("steps") or []
@@ -212,7 +235,7 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
         yield f"what the agent{'s' if len(row.get('processes') or ()) > 1 else ''} did:"
     for step in steps[:MOST_STEPS]:
         error = f"  {step['error']}" if step.get("error") else ""
-        yield f"  {str(step.get('step'))[:36]:36} {_size(step.get('freed_bytes')):>12}" + (
+        yield f"  {str(step.get('step'))[:36]:36} {size(step.get('freed_bytes')):>12}" + (
             f" {float(step.get('duration_seconds') or 0):8.3f} s{error}")
     for process in row.get("processes") or ():
         if process.get("failed"):
@@ -230,6 +253,6 @@ _EXPLAINED: Mapping[str, str] = {
 }
 
 
-def _size(value: object) -> str:
+def size(value: object) -> str:
     """Bytes for people. What is not known is a dash."""
     return f"{round(value / (1 << 20), 1) + 0.0:,.1f} MiB" if isinstance(value, int | float) else "-"

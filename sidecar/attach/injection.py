@@ -15,8 +15,8 @@ LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 0.3
 """A busy interpreter looks by itself within this: its threads take turns every few milliseconds."""
 
-INSTEAD = ("`rag-sidecar run -- COMMAND` starts a program with the agent inside; `rag-sidecar export agent DIR` writes "
-           "the file to import")
+INSTEAD = ("`rag-sidecar run -- COMMAND` starts a program with the agent inside;\n  "
+           "`rag-sidecar export agent DIR` writes the file to import")
 """What to do where nothing else helps."""
 
 
