@@ -148,7 +148,7 @@ def test_workers_of_a_real_server_are_asked_all_at_once(
         assert (attempt["channel"], attempt["outcome"]) == ("agent", "effective")
         assert len(attempt["processes"]) == agents
         assert all(row["outcome"] == "done" for row in attempt["processes"])
-        assert sum(held_by(url).values()) == 0
+        assert sum(held_by(url).values()) < 100 * MIB
 
 
 def test_agent_that_is_deaf_gets_the_signal_that_it_announced(spawn: Callable[..., Target], tmp_path: Path) -> None:

@@ -255,8 +255,8 @@ def test_agent_below_another_root_is_found(sleeper: Obedient, tmp_path: Path) ->
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
 def test_agent_in_a_container_is_found(checkout: Path, tmp_path: Path) -> None:
     """In namespaces of its own a process has another number and other directories: these are what counts."""
-    inside = "mount -t tmpfs none /tmp && exec \"$@\""
-    program = [sys.executable, str(checkout / "tests/targets/odd_agent.py"), "--place", "/tmp"]
+    inside = "mount -t tmpfs none /dev/shm && exec \"$@\""
+    program = [sys.executable, str(checkout / "tests/targets/odd_agent.py"), "--place", "/dev/shm"]
     apart = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "sh", "-c", inside, "sh"]
     process = subprocess.Popen([*apart, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
