@@ -403,12 +403,14 @@ class _Recording(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    import pythons  # it imports this file by its name
+    import newer_prometheus  # they import this file by its name
+    import pythons
 
     try:
         for program in PACKAGES:
             print(find_binary(program))
         print(pythons.fetched(pythons.MUST))
+        print(newer_prometheus.find())
     except (NoServer, pythons.servers.NoServer) as error:
         print(f"{error}\nThe tests that need it {'fail' if must_have() else 'are skipped'}.", file=sys.stderr)
         sys.exit(must_have())

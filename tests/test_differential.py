@@ -92,10 +92,13 @@ class Played:
 
 
 def programs() -> dict[int, Path]:
-    """Every Prometheus that can be had, by its major version. Skips where there is none."""
+    """Every Prometheus that can be had, by its major version. Skips where there is none; in CI both must be there."""
     found = {2: servers.prometheus()}
-    with contextlib.suppress(servers.NoServer):
+    try:
         found[3] = newer_prometheus.find()
+    except servers.NoServer:
+        if servers.must_have():
+            raise
     return found
 
 
