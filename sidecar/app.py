@@ -14,7 +14,7 @@ from sidecar import logs
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.policy import Decision
-from sidecar.clock import monotonic, wall
+from sidecar.clock import busy, monotonic, wall
 from sidecar.config import Settings
 from sidecar.config_settings import Target
 from sidecar.discovery.local import ourselves
@@ -179,8 +179,8 @@ class _Desk:
         features = Features.of(settings.features)
         options = Options(delayed_name_removal=features.delayed_name_removal)
 
-        bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=monotonic)
-        rules = Bounded(store.select, store.newest, bounded)
+        bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=busy)
+        rules = Bounded(store.select, store.newest, bounded, monotonic)
         scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
                   for target in settings.targets}
         sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))

@@ -13,6 +13,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def busy() -> float:
+    """Seconds of processor time that this thread has had: what others do to a machine does not count."""
+    return time.thread_time()
+
+
 def sleep(seconds: float) -> None:
     """Wait, where there is nothing else to do meanwhile: in a command, never in the guard or the desk."""
     time.sleep(seconds)

@@ -16,8 +16,9 @@ MAX_SAMPLES = 5_000_000
 """What one evaluation of a rule may load. The shipped rules load 1.8 million for a thousand targets: the half hours of
 their 3000 counters."""
 MAX_SECONDS = 1.0
-"""How long one evaluation of a rule may take, its templates and pauses included: the time between two ticks. For a
-thousand targets the slowest shipped rule takes 70 ms, and 1000 alerts that come at once a third of a second."""
+"""How much of a processor one evaluation of a rule may take, its templates included: the time between two ticks. For a
+thousand targets the slowest shipped rule takes 70 ms, and 1000 alerts that come at once a third of a second. Time that
+others take (a machine without memory, which is when rules matter most) does not count."""
 
 
 class Questions(Protocol):
@@ -44,13 +45,16 @@ class Source(Protocol):
 
 
 class Bounded:
-    """The source over a store: every evaluation has what `options` allow. Lives as long as the store."""
+    """The source over a store: every evaluation has what `options` allow. Lives as long as the store.
 
-    def __init__(self, select: Select, newest: Newest, options: Options) -> None:
+    The time that `options` allow is told by their clock, durations by `clock`, where it is another one.
+    """
+
+    def __init__(self, select: Select, newest: Newest, options: Options, clock: Clock | None = None) -> None:
         self._select = select
         self._newest = newest
         self._options = options
-        self.clock = options.clock
+        self.clock = clock or options.clock
 
     def questions(self) -> Questions:
         """With a budget of their own."""
