@@ -52,7 +52,8 @@ FENCES = {  # third-party package -> the only modules that import it
 }
 
 CLOCK = {
-    *(f"time.{name}{unit}" for name in ("time", "monotonic", "perf_counter", "thread_time", "process_time") for unit in ("", "_ns")),
+    *(f"time.{name}{unit}" for unit in ("", "_ns")
+      for name in ("time", "monotonic", "perf_counter", "thread_time", "process_time")),
     "time.sleep", "datetime.now", "datetime.utcnow", "datetime.today", "date.today", "asyncio.sleep",
 }  # fmt: skip
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
