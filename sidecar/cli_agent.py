@@ -24,21 +24,23 @@ examples:
   rag-sidecar attach 4242 --yes --timeout 60
   rag-sidecar attach 4242 --poke http://127.0.0.1:8000/healthz
 
-It runs code in the process: the agent, in a thread of its own. CPython 3.14 and later, unless remote debugging is
-switched off there. Nothing else is changed, and nothing is left behind when it does not work.
+It runs code in the process: the agent, in a thread of its own. CPython 3.14 and
+later, unless remote debugging is switched off there. Nothing else is changed,
+and nothing is left behind when it does not work.
 Exit codes: 0 the agent answers, 4 refused, 1 failure. docs/attach.md
 """
 _EXPORT = """\
 examples:
-  rag-sidecar export agent ./rag_agent          agent.py and a README with the ways to start it
+  rag-sidecar export agent ./rag_agent     agent.py, and a README on starting it
 """
 _PROFILE = """\
 examples:
   rag-sidecar profile --pid 4242 --seconds 20
-  rag-sidecar profile --target rag --seconds 20     the main process of a target of a running sidecar
+  rag-sidecar profile --target rag              a target of a running sidecar
 
-The agent in the process traces allocations meanwhile (tracemalloc): what is allocated in that time and still held at
-its end is shown by the line that asked for it. Code that does little but allocate runs several times slower meanwhile.
+The agent in the process traces allocations meanwhile (tracemalloc): what is
+allocated in that time and still held at its end is shown by the line that asked
+for it. Code that does little but allocate runs several times slower meanwhile.
 docs/attach.md
 """
 
@@ -215,9 +217,8 @@ def _sites(found: "Profile") -> Iterator[str]:
 
     if not found.sites:
         yield "nothing was allocated meanwhile that is still held" if not found.note else "no lines are told"
-    for site in found.sites:
-        place = "all other lines" if site.place == "other" else site.place
-        yield f"{readable(site.size_bytes, 'bytes'):>10} {site.blocks:>9,} blocks  {place}"
+    for site in found.largest():
+        yield f"{readable(site.size_bytes, 'bytes'):>10} {site.blocks:>9,} blocks  {site.place}"
     if found.since_before:
         yield "tracing was on before: what was allocated since then is in it"
     if found.note:

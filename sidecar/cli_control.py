@@ -36,11 +36,12 @@ _CLEANUP = """\
 examples:
   rag-sidecar cleanup                           a standard cleanup, now
   rag-sidecar cleanup --level aggressive --target rag
-  rag-sidecar cleanup --dry-run                 every check, but nothing is asked of the target
+  rag-sidecar cleanup --dry-run                 every check, nothing is done
   rag-sidecar cleanup --storage.path /var/lib/rag-sidecar
   rag-sidecar cleanup --url unix:/var/lib/rag-sidecar/control.sock -o json
 
-It needs a running sidecar and a way to ask the target: an agent in it, or a configured cleanup. No alert has to fire.
+It needs a running sidecar and a way to ask the target: an agent in it, or a
+configured cleanup. No alert has to fire.
 Exit codes: 0 effective, 3 not effective, 4 refused, 1 failure. docs/attach.md
 """
 
@@ -240,6 +241,9 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
     for process in row.get("processes") or ():
         if process.get("failed"):
             yield f"  {process.get('process')}: {process['failed']}"
+    if outcome in ("ineffective", "partial"):
+        yield "What a program still refers to is kept: `rag-sidecar profile` shows what grows,"
+        yield "docs/agent.md how to register a cache or a callback that lets go of it."
 
 
 _EXPLAINED: Mapping[str, str] = {

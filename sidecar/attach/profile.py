@@ -36,6 +36,14 @@ class Profile(NamedTuple):
     note: str
     raw: dict[str, Any]
 
+    def largest(self) -> list[Site]:
+        """The lines with a hundredth of the whole or more, and all others summed up."""
+        least = sum(site.size_bytes for site in self.sites) / 100
+        large = [site for site in self.sites if site.size_bytes >= least and site.place != "other"]
+        rest = [site for site in self.sites if site not in large]
+        summed = Site("all other lines", sum(site.size_bytes for site in rest), sum(site.blocks for site in rest))
+        return [*large, summed] if rest else large
+
 
 def profile(patient: Patient, seconds: int, clock: Callable[[], float], tell: Callable[[float], None],
             directory: str = "") -> Profile:
