@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -29,9 +30,8 @@ pytestmark = pytest.mark.skipif(
 class Service:
     """A running tests/torch/apps/embeddings.py that has loaded its model. Lives until its test ends."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", place: Path, port: str) -> None:
-        self.process = process
-        self.pid = process.pid
+    def __init__(self, pid: int, place: Path, port: str) -> None:
+        self.pid = pid
         self.place = place
         self._url = f"http://127.0.0.1:{port}"
         self.vector = self.embed()
@@ -95,7 +95,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Service]]:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **OFFLINE})
         started.append(process)
         said = read_line(process, "ready", LOADING_SECONDS)
-        return Service(process, tmp_path, said.removeprefix("ready http="))
+        return Service(process.pid, tmp_path, said.removeprefix("ready http="))
 
     yield begin
     for process in started:
@@ -167,7 +167,7 @@ def test_promises_are_kept(service):
             promised.append((release["predicted_bytes"], release["freed_bytes"]))
 
     assert promised
-    assert [pair for pair in promised if abs(pair[0] - pair[1]) > 0.2 * pair[0]] == []
+    assert [pair for pair in promised if abs(pair[0] - pair[1]) > 0.2 * pair[0] + 8 * MIB] == []
 
 
 def test_no_device_is_woken(service):
@@ -200,3 +200,25 @@ def test_alert_cleanup_and_verdict(service, tmp_path):
         assert sidecar.value("rag_model_loaded") == 1
         assert not sidecar.series("rag_torch_allocated_bytes")
     assert service.embed() == service.vector
+
+
+def test_unchanged_program_is_cleaned_by_hand(tmp_path):
+    """Started by `run --` the same program, which knows of no agent, gives back what its malloc keeps when asked to."""
+    with running_sidecar(tmp_path, "--", sys.executable, str(APP), env=OFFLINE) as sidecar:
+        wait_until(lambda: "ready http=" in sidecar.log.read_text(), LOADING_SECONDS, "the program")
+        port, = re.findall(r"ready http=(\d+)", sidecar.log.read_text())
+        pid, = re.findall(r'pid="(\d+)"', "".join(sidecar.series("rag_target_info")))
+        service = Service(int(pid), tmp_path, port)
+        service.post("/index", documents=2 * DOCUMENTS, threads=THREADS)
+        held, before = service.held(), service.anon_bytes()
+        wait_until(lambda: sidecar.value("rag_agent_up"), 60, "the agent to be found")
+        command = [sys.executable, "-m", "sidecar", "cleanup", "--storage.path", str(tmp_path / "state"), "-o", "json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        freed = before - service.anon_bytes()
+        print(f"{freed / MIB:.0f} of {before / MIB:.0f} MiB")
+
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["outcome"] == "effective"
+        assert freed > 32 * MIB
+        assert service.held() == held
+        assert service.embed() == service.vector
