@@ -186,14 +186,15 @@ def test_alert_cleanup_and_verdict(service, tmp_path):
               "agent": {"directory": str(tmp_path), "every": "1s"}}
     with running_sidecar(tmp_path, file=config(port, tmp_path / "state", [target]), port=port) as sidecar:
         wait_until(lambda: sidecar.value("rag_agent_up"), 20, "the agent to be found")
-        held = service.grow()
+        held = service.post("/index", documents=DOCUMENTS, threads=THREADS)
         wait_until(lambda: sidecar.value("rag_cache_size_bytes") == held["cached_bytes"], 20, "the cache's size")
+        service.post("/rank", queries=QUERIES)
         wait_until(lambda: ("RagMemoryMain", "firing") in sidecar.alerts(), 60, "the alert")
         attempt = sidecar.outcome(90)
         print({key: attempt[key] for key in ("before_bytes", "after_bytes", "freed_bytes", "told")})
 
         assert (attempt["cleanup"], attempt["channel"], attempt["outcome"]) == ("standard", "agent", "effective")
-        assert attempt["freed_bytes"] > 300 * MIB
+        assert attempt["freed_bytes"] > 200 * MIB
         assert abs(attempt["freed_bytes"] - attempt["told"]["freed_bytes"]) < 0.2 * attempt["freed_bytes"]
         wait_until(lambda: ("RagMemoryMain", "firing") not in sidecar.alerts(), 30, "the alert's end")
         wait_until(lambda: sidecar.value("rag_cache_size_bytes") <= held["cached_bytes"] / 2, 20, "a smaller cache")
