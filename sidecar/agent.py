@@ -68,6 +68,8 @@ SHARE = 100
 CONNECTIONS, BACKLOG, ACCEPTED_A_SECOND = 8, 64, 100
 HEAD_BYTES, BODY_BYTES = 8 * 1024, 64 * 1024
 IDLE_SECONDS, SLOW_SECONDS = 60.0, 5.0
+USER_FIRST_SECONDS, USER_MOST_SECONDS = 0.1, 30.0
+"""A process that may still change its user is looked at after the one, then ever more seldom, down to the other."""
 PATIENCE_SECONDS = 0.05
 PLACES = ("/run/rag-sidecar", "/tmp", "/dev/shm", "/var/tmp")
 TOKEN_CHARACTERS = 16
@@ -1862,6 +1864,12 @@ class _Listener:
             raise _Refused(401, "unauthorized", "send Authorization: Bearer TOKEN", **{"WWW-Authenticate": "Bearer"})
 
 
+def _may_change_user() -> bool:
+    """Whether this process is root, or has kept a user to go back to: any other one stays what it is, see setuid(2)."""
+    users = os.getresuid() if hasattr(os, "getresuid") else (os.getuid(), os.geteuid())
+    return 0 in users or len(set(users)) > 1
+
+
 def _same(given: str, token: str) -> bool:
     """Compared in the same time wherever they differ. hmac would load OpenSSL for it."""
     a, b = given.encode("latin-1", "replace"), token.encode("latin-1", "replace")
@@ -1972,6 +1980,7 @@ class _Agent:
         self._thread: threading.Thread | None = None
         self._directory: _Directory | None = None
         self._name, self._identity = f"{os.getpid()}.sock", (0, 0)
+        self._user = os.geteuid()
         _runner.gc_pause_budget_seconds = options.gc_pause_budget_seconds
 
     def open(self, quiet: bool = False) -> bool:
@@ -1989,6 +1998,7 @@ class _Agent:
         return self._thread is not None
 
     def _open_unix(self) -> str:
+        self._user = os.geteuid()
         asked_for = [place for place in (self.options.directory, os.environ.get("RAG_SIDECAR_AGENT_DIR")) if place]
         troubles = []
         for place in [*asked_for, *PLACES]:
@@ -2019,6 +2029,34 @@ class _Agent:
             return f"{self.options.listen} cannot be listened on: {error}"
         self.listeners.append(_Listener(listening, self.options.token))
         return ""
+
+    def follow_user(self) -> None:
+        """By the thread: if the process has become another user's, listen where that user's agents are looked for.
+
+        The old file goes if that may still be done; root's later agents sweep away what is left. Where no directory
+        can be had everything stays as it was.
+        """
+        if os.geteuid() == self._user or not _starting.acquire(False):  # taken: stop() waits for this thread
+            return
+        try:
+            if self.stopping:
+                return
+            old, directory, identity = self.listeners, self._directory, self._identity
+            self.listeners = [listener for listener in old if listener.token is not None]
+            trouble = self._open_unix()
+            if self._directory is directory:
+                self.listeners = old
+            else:
+                for listener in old:
+                    if listener.token is None:
+                        listener.close()
+                if directory is not None:
+                    directory.remove(self._name, identity)
+                    directory.close()
+        finally:
+            _starting.release()
+        if trouble:
+            _warn(trouble)
 
     def ask(self, level: str, trigger: str) -> None:
         """From anywhere, also from a handler of a signal: have a cleanup done soon."""
@@ -2086,6 +2124,7 @@ class _Loop:
         self._freeze_at = None if freeze is None else now + freeze
         self._clean_at = now + options.every_seconds if options.every_seconds else None
         self._overtake_at: float | None = None
+        self._user_every, self._user_at = USER_FIRST_SECONDS, now + USER_FIRST_SECONDS if _may_change_user() else None
 
     def run(self) -> None:
         """Until the agent stops. What goes wrong in a turn costs the connections, not the agent."""
@@ -2121,7 +2160,7 @@ class _Loop:
 
     def _sleep_milliseconds(self, now: float) -> int | None:
         """Until the next date, or for as long as it takes."""
-        dates = [self._freeze_at, self._clean_at, self._overtake_at]
+        dates = [self._freeze_at, self._clean_at, self._overtake_at, self._user_at]
         for listener in self._agent.listeners:
             dates.append(listener.rests_until if listener.rests_until > now else None)
             dates.extend(connection.deadline for connection in listener.connections if not connection.busy)
@@ -2196,6 +2235,16 @@ class _Loop:
             for connection in list(listener.connections):
                 if not connection.busy and now > connection.deadline:
                     self._close(connection)
+        self._follow_user(now)
+
+    def _follow_user(self, now: float) -> None:
+        """At every occasion; one is made only as long as the process can become another user's."""
+        self._agent.follow_user()
+        if not _may_change_user():
+            self._user_at = None
+        elif self._user_at is None or now >= self._user_at:
+            self._user_every = min(2 * self._user_every, USER_MOST_SECONDS)
+            self._user_at = now + self._user_every
 
     def _freeze(self) -> None:
         """Garbage goes first, or it would stay for ever. stop() undoes it, if nobody else froze before."""
