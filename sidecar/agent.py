@@ -67,6 +67,8 @@ SHARE = 100
 
 CONNECTIONS, BACKLOG, ACCEPTED_A_SECOND = 8, 64, 100
 HEAD_BYTES, BODY_BYTES = 8 * 1024, 64 * 1024
+ID_CHARACTERS = 200
+"""A sidecar's has at most 134 and a count: `manual:`, a target's name of up to 100, the level, the time."""
 IDLE_SECONDS, SLOW_SECONDS = 60.0, 5.0
 USER_FIRST_SECONDS, USER_MOST_SECONDS = 0.1, 30.0
 """A process that may still change its user is looked at after the one, then ever more seldom, down to the other."""
@@ -2322,8 +2324,8 @@ class _Routes:
         level, id, reason = asked.get("level", "standard"), asked.get("id", ""), asked.get("reason", "")
         if level not in LEVELS:
             raise _Refused(400, "bad_level", f"level must be one of {', '.join(LEVELS)}")
-        if not isinstance(id, str) or len(id) > 128 or not _ID.issuperset(id):
-            raise _Refused(400, "bad_id", "id must be at most 128 letters, digits and . _ - :")
+        if not isinstance(id, str) or len(id) > ID_CHARACTERS or not _ID.issuperset(id):
+            raise _Refused(400, "bad_id", f"id must be at most {ID_CHARACTERS} letters, digits and . _ - :")
         id = id or f"agent-{os.getpid()}-{time.time_ns()}"
         agent = self._agent
         outcome, result = _runner.ask(

@@ -81,6 +81,24 @@ def test_configured_mode_is_stronger_than_an_agent(
         assert target.tell("grow 0") == held
 
 
+def test_order_for_the_longest_name_is_taken(spawn: Callable[..., Target], tmp_path: Path, checkout: Path) -> None:
+    """A target may have any name that the configuration allows: the agent takes a person's order for it."""
+    target, port, name = spawn("cared_for", "--place", str(tmp_path)), free_port(), "Long_name.-" * 9 + "n"
+    target.tell("grow 100")
+    file = settings(port, tmp_path, target.pid, target={"name": name})
+    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+        found(sidecar)
+        done = subprocess.run([sys.executable, "-P", "-m", "sidecar", "cleanup", "--target", name, "--level",
+                               "aggressive", "--storage.path", str(tmp_path / "state"), "-o", "json"], cwd=checkout,
+                              capture_output=True, text=True, timeout=60, check=False)
+        row = json.loads(done.stdout)
+
+        assert len(name) == 100
+        assert (row["channel"], row["outcome"], row["target"]) == ("agent", "effective", name)
+        assert [each["outcome"] for each in row["processes"]] == ["done"]
+        assert len(row["id"]) > 128
+
+
 def test_one_order_reaches_the_agents_of_all_workers(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """A prefork server: each process has its agent, and one cleanup asks them all at once."""
     target, port = spawn("cared_for", "--place", str(tmp_path), "--workers", "3"), free_port()

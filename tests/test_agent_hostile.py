@@ -93,6 +93,7 @@ def test_what_is_no_request_is_refused_by_name(app, request_, status):
 @pytest.mark.parametrize("body", [
     b"[]", b"{", b"[" * 60000, b'{"level": "hard"}', b'{"level": 3}', b'{"level": ["light"]}',
     b'{"level": "light", "id": "a b"}', b'{"level": "light", "id": "a\\r\\nX: y"}', b'{"level": "light", "id": 7}',
+    b'{"level": "light", "id": "%s"}' % (b"x" * 201),
 ])  # fmt: skip
 def test_a_body_that_is_no_order_does_nothing(app, body):
     """Only an object with a known level and a plain id is an order; nothing of an id reaches a header unread."""
