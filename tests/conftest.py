@@ -14,7 +14,7 @@ import pytest
 import servers
 from servers import wait_until as wait_until
 
-READY_SECONDS = 30.0
+READY_SECONDS = 90.0
 
 
 @pytest.fixture(scope="session")

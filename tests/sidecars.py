@@ -27,7 +27,7 @@ class Sidecar:
 
     def get(self, path: str) -> str:
         """The body of a page."""
-        with urllib.request.urlopen(self.url + path, timeout=5) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             body: str = answer.read().decode()
         return body
 

@@ -107,7 +107,7 @@ def test_desk_says_hello_and_learns_what_the_guard_holds(table: Table) -> None:
     wire.send(table.guard, wire.encode("welcome", program_pid=7, watched=[["rag", list(IDENTITY)]]))
 
     assert table.dispatch.hello("/run/kill", courier=True) == (7, {"rag": IDENTITY})
-    assert table.heard() == [{"kill_switch": "/run/kill", "courier": True}]
+    assert table.heard() == [{"kill_switch": "/run/kill", "courier": True, "agent": False}]
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"[]", wire.encode("event"), b'{"v":0,"type":"welcome"}'])

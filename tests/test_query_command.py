@@ -20,9 +20,9 @@ from sidecar.errors import SidecarError
 WIDE, PLAIN = Terminal(80, False, False), Terminal(80, False, True)
 
 
-def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
+def run(*arguments: str, env: dict[str, str] | None = None, command: str = "query") -> tuple[int, str, str]:
     """`rag-sidecar query ARGUMENTS`: exit code, output, errors."""
-    done = subprocess.run([sys.executable, "-P", "-m", "sidecar", "query", *arguments], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-P", "-m", "sidecar", command, *arguments], capture_output=True, text=True,
                           timeout=60, env={**os.environ, **(env or {})}, check=False)
     return done.returncode, done.stdout, done.stderr
 
@@ -45,9 +45,17 @@ def prometheus(sidecar: Sidecar, tmp_path_factory: pytest.TempPathFactory) -> It
         yield running
 
 
-@pytest.fixture(params=["sidecar", "prometheus"])
+@pytest.fixture(scope="module")
+def control(sidecar: Sidecar) -> str:
+    """The address of its control socket."""
+    return f"unix:{sidecar.log.parent / 'state' / 'control.sock'}"
+
+
+@pytest.fixture(params=["sidecar", "control", "prometheus"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Either of the two."""
+    """Either of the two servers, the sidecar also over its control socket."""
+    if request.param == "control":
+        return str(request.getfixturevalue("control"))
     found: str = request.getfixturevalue(request.param).url
     return found
 
@@ -139,8 +147,25 @@ def test_nobody_listening_says_what_to_do() -> None:
     assert (code, out) == (1, "")
     assert f"cannot ask {url}: nothing listens there" in errors
     assert "rag-sidecar run --pid N" in errors
-    for odd in ("127.0.0.1:1", "ftp://x", "http://", "http://[::1", "http://host:port"):
+    for odd in ("127.0.0.1:1", "ftp://x", "http://", "http://[::1", "http://host:port", "unix:"):
         assert "is no address of a server" in run("--url", odd, "up")[2]
+
+
+def test_control_socket_answers_what_the_port_answers(sidecar: Sidecar, control: str, tmp_path: Path) -> None:
+    """`--url unix:PATH` does for `query` and `explain`, whatever proxy is set; where nobody listens that is said."""
+    proxy = {"http_proxy": "http://127.0.0.1:9"}
+    said = [run("--url", control, "-o", "json", "rag_memory_threshold_bytes", env=proxy),
+            *(run(url, "RagMemoryMain", command="explain", env=proxy)
+              for url in (f"--url={sidecar.url}", f"--url={control}"))]
+
+    assert [(code, errors) for code, _, errors in said] == [(0, "")] * 3
+    assert len(json.loads(said[0][1])["result"]) == 3
+    assert said[1][1].splitlines()[:3] == said[2][1].splitlines()[:3]
+    assert said[1][1].startswith("RagMemoryMain  ")
+    assert "there is no alert NoSuch at unix:/" in run("--url", control, "NoSuch", command="explain")[2]
+    code, out, errors = run("--url", f"unix:{tmp_path}/control.sock", "up")
+    assert (code, out) == (1, "")
+    assert f"no sidecar listens at {tmp_path}/control.sock" in errors
 
 
 def test_other_servers_are_told_apart() -> None:

@@ -308,7 +308,7 @@ def test_endpoint_with_a_bad_day_is_counted_and_the_loop_goes_on(
     ways = [{"http": {"url": f"{leaky.url}/cleanup", "timeout": "2s"}}, *BY_SIGNAL]
     file = config(port, tmp_path, [target(leaky.pid, ways)], actions={"verify": {"settle": "1s", "window": "4s"}})
     with running_sidecar(tmp_path, file=file, port=port) as sidecar:
-        settled(sidecar)
+        settled(sidecar, 8)  # so that a growth that ends by itself is seen to be no trend, and its end no success
         leaky.tell("grow 300")
         attempt = sidecar.outcome()
         settled(sidecar)

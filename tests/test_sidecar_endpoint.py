@@ -57,7 +57,7 @@ def test_signal_to_a_target_without_a_process_is_refused(spawn: Callable[..., Pr
     code, said = refused(tmp_path, file=config(free_port(), tmp_path, [target]))
 
     assert code == 1
-    assert "no signal can be sent" in said
+    assert "signal needs a process, and the target is known by its URL alone" in said
 
 
 def test_target_whose_endpoint_falls_silent_is_down_and_nothing_is_done(
