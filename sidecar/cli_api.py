@@ -6,14 +6,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.explain.seen import printable
 
 EXAMPLE_URL = "http://127.0.0.1:11611"
+UNIX = "unix:"
 MAX_BYTES = 256 * 1024 * 1024
 SECONDS = 30.0
 
@@ -37,32 +39,55 @@ class Said(NamedTuple):
     remarks: tuple[str, ...]
 
 
+class _OverSocket(urllib.request.HTTPHandler):
+    """Every request goes over the unix socket at this path, whatever host its URL names."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        """Raises SidecarError where nobody listens who can be trusted, URLError as urllib does."""
+        from sidecar.cli_control import Line
+
+        return self.do_open(lambda _host, **_: Line(self._path), req)
+
+
 class Api:
-    """One server. `is_sidecar` says whether the last answer came from a rag-sidecar."""
+    """One server, at an http URL or (`unix:PATH`) behind a sidecar's control socket, where the same pages are served.
+
+    `is_sidecar` says whether the last answer came from a rag-sidecar.
+    """
 
     def __init__(self, url: str) -> None:
+        self.is_sidecar = False
+        if url.startswith(UNIX) and url != UNIX:
+            self.url, self._base = url, "http://localhost"
+            over = _OverSocket(Path(url.removeprefix(UNIX)))
+            self._opener = urllib.request.build_opener(over, urllib.request.ProxyHandler({}))
+            return
         try:
             parts = urllib.parse.urlsplit(url)
             sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             sound = None
         if not sound:
-            raise SidecarError(f"{url!r} is no address of a server", help=f"write it like {EXAMPLE_URL}")
-        self.url = url.rstrip("/")
-        self.is_sidecar = False
+            raise SidecarError(f"{url!r} is no address of a server",
+                               help=f"write it like {EXAMPLE_URL}, or unix:PATH for a sidecar's control socket")
+        self.url = self._base = url.rstrip("/")
         proxies = {} if _is_here(parts.hostname or "") else urllib.request.getproxies()
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
 
     def get(self, path: str, **parameters: str) -> Said:
         """GET. Raises SidecarError where nobody answers as the API does, Refused where the answer is an error."""
         query = f"?{urllib.parse.urlencode(parameters)}" if parameters else ""
-        return self._ask(urllib.request.Request(f"{self.url}{path}{query}"))
+        return self._ask(urllib.request.Request(f"{self._base}{path}{query}"))
 
     def query(self, path: str, expr: str, **parameters: str) -> Said:
         """POST an expression, which may be long. An expression that does not parse is shown with the place."""
         form = urllib.parse.urlencode({"query": expr, **parameters}, errors="surrogateescape").encode()
         try:
-            return self._ask(urllib.request.Request(f"{self.url}{path}", data=form))
+            return self._ask(urllib.request.Request(f"{self._base}{path}", data=form))
         except Refused as error:
             raise _placed(error, expr) or error from None
 

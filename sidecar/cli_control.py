@@ -28,7 +28,7 @@ SECONDS = 30.0
 MOST_LINE_BYTES = 1 << 20
 MOST_ANSWER_BYTES = 16 << 20
 MOST_STEPS = 40
-START = "`rag-sidecar run …` starts one; --storage.path DIRECTORY says where another one keeps its state"
+START = f"`rag-sidecar run …` starts one; it listens at {FILE} in the folder that its --storage.path names"
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -190,7 +190,7 @@ class Line(HTTPConnection):
                 os.close(holder)
         except PermissionError:
             raise SidecarError(f"cannot ask the sidecar at {self._path}: permission denied",
-                               help="only the user that it runs as, and root, may order anything: use sudo") from None
+                               help="only the user that it runs as, and root, may ask it here: use sudo") from None
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             raise SidecarError(f"no sidecar listens at {self._path}", help=START) from None
         peer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)

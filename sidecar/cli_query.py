@@ -32,6 +32,7 @@ examples:
   rag-sidecar query --time 5m 'ALERTS'                  as it was five minutes ago
   rag-sidecar query --start 1h --step 30s rag_memory_used_bytes
   rag-sidecar query --url http://127.0.0.1:9090 up      a Prometheus
+  rag-sidecar query --url unix:/var/lib/rag-sidecar/control.sock rag_target_up
 
 T is Unix time, RFC 3339, or how long ago: 90s, 5m, 1h. docs/api.md
 """
@@ -60,7 +61,8 @@ def add(commands: "Commands") -> None:
     explain.add_argument("--target", metavar="NAME", help="the target to speak of")
     explain.set_defaults(call=_explain)
     for command in (query, explain):
-        command.add_argument("--url", default=DEFAULT_URL, metavar="URL", help=f"whom to ask; default {DEFAULT_URL}")
+        command.add_argument("--url", default=DEFAULT_URL, metavar="URL", help="whom to ask: a server, or unix:PATH, "
+                             f"a sidecar's control socket; default {DEFAULT_URL}")
         command.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
 
 
