@@ -35,6 +35,15 @@ def apps(place: Path) -> Iterator[tuple[App, App]]:
         yield launch(RAG_SIDECAR_AGENT_DIR=str(place)), launch(RAG_SIDECAR_AGENT_DIR=str(place))
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens there. The file is there a moment earlier."""
+    try:
+        Client(path).socket.close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
 def socket_of(place: Path, user: int, pid: int) -> Path:
     """Where the agent of this user's process listens."""
     return place / f"rag-sidecar-{user}" / f"{pid}.sock"
@@ -48,13 +57,13 @@ def test_agent_follows_a_process_that_drops_root(apps: tuple[App, App], place: P
         assert client.ask("GET", "/").body["pid"] == app.pid
 
     app.do(f"os.setgid({NOBODY}); os.setuid({NOBODY})")
-    wait_until(new.exists, 30, "the socket in the new user's folder")
+    wait_until(lambda: answers(new), 30, "the socket in the new user's folder")
 
     with Client(new) as client:
         assert client.ask("GET", "/").body["pid"] == app.pid
         assert client.ask("POST", "/cleanup", {"level": "standard"}).body["outcome"] == "done"
     assert (new.stat().st_uid, new.parent.stat().st_uid) == (NOBODY, NOBODY)
-    assert app.do("__import__('threading').active_count()") == 2
+    wait_until(lambda: app.do("__import__('threading').active_count()") == 2, 30, "the cleanup's thread to end")
     with pytest.raises(ConnectionRefusedError):
         Client(old)
     assert app.close() == 0
@@ -69,7 +78,7 @@ def test_agent_follows_there_and_back(apps: tuple[App, App], place: Path) -> Non
     app, _ = apps
     roots, others = (socket_of(place, user, app.pid) for user in (0, NOBODY))
     app.do(f"os.seteuid({NOBODY})")
-    wait_until(others.exists, 30, "the socket in the other user's folder")
+    wait_until(lambda: answers(others), 30, "the socket in the other user's folder")
     app.do("os.seteuid(0)")
     wait_until(lambda: not others.exists(), 60, "the way back")
 
@@ -93,7 +102,7 @@ def test_once_it_cannot_change_its_user_nothing_wakes_the_agent(apps: tuple[App,
     """Only a process that may become another user's is looked at from time to time."""
     app, _ = apps
     app.do(f"os.setgid({NOBODY}); os.setuid({NOBODY})")
-    wait_until(socket_of(place, NOBODY, app.pid).exists, 30, "the socket in the new user's folder")
+    wait_until(lambda: answers(socket_of(place, NOBODY, app.pid)), 30, "the socket in the new user's folder")
     tid = app.do("next(t.native_id for t in __import__('threading').enumerate() if t.name == 'rag-sidecar-agent')")
 
     def switches() -> list[str]:
