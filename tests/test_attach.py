@@ -283,6 +283,24 @@ def test_process_of_another_user_is_refused(start: Start, checkout: Path) -> Non
     assert f"rag-sidecar doctor --pid {process.pid}" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give up a capability of it")
+def test_root_is_told_each_capability_that_writing_needs() -> None:
+    """Root that may look into every process, and may not open another user's files, learns what else it needs."""
+    target = subprocess.Popen(["sleep", "60"], user=65534, group=65534, extra_groups=[])
+    without = ("import ctypes, os, sys\nPR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1\n"
+               "assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) == 0\n"
+               "os.execv(sys.argv[1], sys.argv[1:])")
+    try:
+        done = subprocess.run([sys.executable, "-c", without, *COMMAND, "attach", str(target.pid), "--yes"],
+                              capture_output=True, text=True, timeout=60, check=False)
+    finally:
+        end(target)
+
+    assert done.returncode == 4, done.stderr
+    assert "may not be written to" in done.stderr
+    assert "root with CAP_SYS_PTRACE and CAP_DAC_OVERRIDE" in done.stderr
+
+
 def fake_root(tmp_path: Path) -> Path:
     """A folder of /proc with one process, whose root is a folder of ours."""
     root = tmp_path / "proc" / "7" / "root"

@@ -150,7 +150,7 @@ def owner(patient: Patient) -> str:
 def may_be_refused(error: OSError, patient: Patient) -> Refused:
     """Permission to write into its memory is missing."""
     return Refused(f"process {patient.pid} of user {owner(patient)} may not be written to: {error.strerror}",
-                   help=f"`rag-sidecar doctor --pid {patient.pid}` says what is missing and what to add; its own user, "
-                        "or root with CAP_SYS_PTRACE, may")
+                   help=f"`rag-sidecar doctor --pid {patient.pid}` says what is missing; its own user with all the "
+                        "capabilities that it has, or root with CAP_SYS_PTRACE and CAP_DAC_OVERRIDE, may")
 
 
