@@ -135,8 +135,14 @@ def test_sum_over_the_processes_is_what_the_kernel_charges_the_container(
     if not server.cgroup:
         pytest.skip("needs root and a memory hierarchy of cgroup v1")
     server.workers()
-    looking = Looking(server)
-    for _ in range(20):  # workers that have just started still take pages of their own
+    looking, charged = Looking(server), [0]
+
+    def still() -> bool:  # workers that have just started take pages of their own for a while
+        charged.append(server.charged_bytes())
+        return len(charged) > 20 and len(set(charged[-20:])) == 1
+
+    wait_until(still, 60, "workers that have settled")
+    for _ in range(20):
         looking.look()
     before = looking.used["anon"], server.charged_bytes()
     server.get("/hold/60")

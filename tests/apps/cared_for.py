@@ -1,4 +1,4 @@
-"""A WSGI app with the agent inside: `/grow/MIB` takes memory in the worker that answers, a cleanup drops it."""
+"""A WSGI app with the agent inside: after `/grow/MIB` the worker that answers holds so much, a cleanup drops it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     """Which worker it is, and what it holds."""
     word, _, number = environ["PATH_INFO"].strip("/").partition("/")
     if word == "grow":
-        held.grow(int(number))
+        held.grow(max(0, int(number) - held.held_bytes // MIB))
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps({"pid": os.getpid(), "held_bytes": held.held_bytes}).encode()]
