@@ -1,8 +1,9 @@
 """What the agent costs an app that serves HTTP: time of a processor for each request, memory, wakeups when idle.
 
-Two uvicorn apps, one with an agent that counts each request and is asked for its figures once a second, take turns in
-short runs under the same load; what is compared is each run with the one beside it. Processor time is the app's own, so
-what else runs on the machine matters less than it does for requests a second.
+A uvicorn app has its agent started and stopped by turns, under the same load in short runs: with it, each request is
+counted and the figures are asked for once a second. Each run is compared with the one beside it. It is one process,
+because two that do the same differ by several percent. Processor time is that of the app alone, so what else runs on
+the machine matters less. Memory and wakeups are those of two apps of which one has an agent.
 `python benchmarks/agent.py [ROUNDS]` writes benchmarks/results/agent.json and prints a table.
 """
 
@@ -26,7 +27,7 @@ from machine import describe, save  # noqa: E402
 from servers import end, free_port, wait_until  # noqa: E402
 
 RUN_SECONDS, IDLE_SECONDS, READS, FOLDER = 1.5, 10.0, 300, "RAG_SIDECAR_AGENT_DIR"
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUEST = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
 BODY = b"x" * 1000
 
 
@@ -34,16 +35,24 @@ def serve(port: int, with_agent: bool) -> None:
     """The app: some dictionaries for each request, so that the collector has something to do."""
     import uvicorn
 
-    count = len
+    def nothing() -> None:
+        pass
+
+    count = nothing
     if with_agent:
         from sidecar import agent
 
         agent.start()
-        count = lambda _: agent.count_request()  # noqa: E731
     kept = [{n: [n]} for n in range(100_000)]
 
     async def app(scope: dict, receive: object, send: object) -> None:
-        count("1")
+        nonlocal count
+        if scope["path"] != "/":
+            from sidecar import agent
+
+            (agent.start if scope["path"] == "/on" else agent.stop)()
+            count = agent.count_request if scope["path"] == "/on" else nothing
+        count()
         for place in range(50):
             kept[place] = {"n": [place], "again": [{"n": place}]}
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
@@ -65,16 +74,21 @@ def app(folder: Path, with_agent: bool) -> "Iterator[tuple[int, int]]":
         end(process)
 
 
+def get(client: socket.socket, path: bytes) -> None:
+    """One request, and its answer."""
+    client.sendall(REQUEST % path)
+    answer = b""
+    while len(answer) < 1000 or not answer.endswith(BODY):
+        answer += client.recv(65536)
+
+
 def load(pid: int, port: int) -> tuple[float, float]:
     """Requests a second over one connection, one after the other; microseconds of processor time for each."""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         done, used, begun = 0, processor_seconds(pid), time.perf_counter()
         while (now := time.perf_counter()) < begun + RUN_SECONDS:
-            client.sendall(REQUEST)
-            answer = b""
-            while len(answer) < 1000 or not answer.endswith(BODY):
-                answer += client.recv(65536)
+            get(client, b"/")
             done += 1
         return done / (now - begun), (processor_seconds(pid) - used) / done * 1e6
 
@@ -125,23 +139,25 @@ def asked_every_second(path: Path) -> "Iterator[None]":
         thread.join()
 
 
-def requests(rounds: int, apps: list[tuple[int, int]], path: Path) -> dict[str, object]:
-    """Both apps by turns; whose turn is first alternates. The ratio is of processor time, with the agent to without."""
+def requests(rounds: int, pid: int, port: int, path: Path) -> dict[str, object]:
+    """With and without by turns; whose turn is first alternates. The ratio is of processor time, with to without."""
     found: list[list[tuple[float, float]]] = [[], []]
-    used, begun = thread_seconds(agent_thread(apps[1][0])), time.perf_counter()
+    used = 0.0
     for number in range(rounds):
         for which in ((0, 1), (1, 0))[number % 2]:
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                get(client, (b"/off", b"/on")[which])
             with asked_every_second(path) if which else nullcontext():
-                found[which].append(load(*apps[which]))
+                found[which].append(load(pid, port))
+            used += thread_seconds(agent_thread(pid)) if which else 0.0
     ratios = sorted(one[1] / none[1] for none, one in zip(*found, strict=True))
     result: dict[str, object] = {}
     for runs, name in zip(found, ("without", "with"), strict=True):
         result[f"{name}_per_second"] = round(statistics.median(run[0] for run in runs))
         result[f"{name}_us_each"] = round(statistics.median(run[1] for run in runs), 2)
     quartiles = statistics.quantiles(ratios, n=4)
-    share = (thread_seconds(agent_thread(apps[1][0])) - used) / (time.perf_counter() - begun) * 2  # asked half the time
     return {**result, "ratio_quartiles": [round(quartile, 4) for quartile in quartiles],
-            "agent_thread_share_of_a_core": round(share, 5)}
+            "agent_thread_share_of_a_core": round(used / rounds / RUN_SECONDS, 5)}
 
 
 def reading(path: Path) -> dict[str, float]:
@@ -168,8 +184,9 @@ def main() -> None:
         with Client(path) as client:
             client.ask("GET", "/memory")
         result["memory"] = {"added_anonymous_kib": anonymous_kib(other[0]) - anonymous_kib(bare[0])}
-        result["requests"] = requests(rounds, [bare, other], path)
         result["GET /memory"] = reading(path)
+        path = path.with_name(f"{bare[0]}.sock")
+        result["requests"] = requests(rounds, *bare, path)
     save("agent", result)
 
 

@@ -12,6 +12,7 @@ from sidecar.promql.context import MAX_LABEL_LENGTH, Evaluation, Fading, project
 from sidecar.promql.functions import by_value
 from sidecar.promql.notation import format_float, quote
 from sidecar.promql.remarks import remark_ratio, remark_share
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.promql.tree import Aggregate
 from sidecar.promql.values import Point, Vector
 from sidecar.promql.xxhash64 import labels_hash
@@ -34,21 +35,22 @@ _REDUCERS: dict[str, Callable[[list[float]], float]] = {
 AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_values", "limitk", "limit_ratio"))
 
 
-def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float | str | None) -> Vector:
-    """The vector that `expr` makes of `vector`; `parameter` is evaluated already."""
-    if expr.op in ("topk", "bottomk"):
-        return _outermost(expr, vector, _count(parameter))
-    if expr.op == "limitk":
-        return _first(expr, vector, _count(parameter))
+def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float | str | None) -> Steps[Vector]:
+    """The vector that `expr` makes of `vector`, in pieces; `parameter` is evaluated already."""
     if expr.op == "limit_ratio":
         return _sampled(ev, expr, vector, float(parameter or 0.0))
     if expr.op == "count_values":
         return _count_values(ev, expr, vector, str(parameter))
+    groups = yield from _grouped(ev, expr, vector)
+    if expr.op in ("topk", "bottomk"):
+        return _outermost(expr, groups, _count(parameter))
+    if expr.op == "limitk":
+        return _first(groups, _count(parameter))
     if expr.op == "quantile":
         share = float(parameter or 0.0)
         remark_share(ev, share, expr.parameter.position if expr.parameter else None)
-        return _reduced(expr, vector, lambda values: arithmetic.quantile(share, values))
-    return _reduced(expr, vector, _REDUCERS[expr.op])
+        return _reduced(groups, lambda values: arithmetic.quantile(share, values))
+    return _reduced(groups, _REDUCERS[expr.op])
 
 
 def group_key(expr: Aggregate, labels: Labels) -> Labels:
@@ -58,17 +60,22 @@ def group_key(expr: Aggregate, labels: Labels) -> Labels:
     return project(labels, True, expr.grouping) if expr.grouping else _EVERYTHING
 
 
-def _grouped(expr: Aggregate, vector: Vector) -> dict[Labels, list[Point]]:
-    groups: dict[Labels, list[Point]] = {}
-    for point in vector:
+Groups = dict[Labels, list[Point]]
+
+
+def _grouped(ev: Evaluation, expr: Aggregate, vector: Vector) -> Steps[Groups]:
+    groups: Groups = {}
+    for count, point in enumerate(vector, 1):
+        if not count % ELEMENTS_A_PIECE:
+            ev.charge(0)
+            yield
         groups.setdefault(group_key(expr, point.labels), []).append(point)
     return groups
 
 
-def _reduced(expr: Aggregate, vector: Vector, reduce: Callable[[list[float]], float]) -> Vector:
+def _reduced(groups: Groups, reduce: Callable[[list[float]], float]) -> Vector:
     return [
-        Point(_faded(labels, points), reduce([point.value for point in points]))
-        for labels, points in _grouped(expr, vector).items()
+        Point(_faded(labels, points), reduce([point.value for point in points])) for labels, points in groups.items()
     ]
 
 
@@ -88,19 +95,19 @@ def _count(parameter: float | str | None) -> int:
     return int(wanted)
 
 
-def _outermost(expr: Aggregate, vector: Vector, count: int) -> Vector:
+def _outermost(expr: Aggregate, groups: Groups, count: int) -> Vector:
     if count < 1:
         return []
     return [
         point
-        for points in _grouped(expr, vector).values()
+        for points in groups.values()
         for point in by_value(points, descending=expr.op == "topk")[:count]
     ]
 
 
-def _first(expr: Aggregate, vector: Vector, count: int) -> Vector:
+def _first(groups: Groups, count: int) -> Vector:
     """The first elements of each group, as they come: any will do."""
-    return [point for points in _grouped(expr, vector).values() for point in points[:max(0, count)]]
+    return [point for points in groups.values() for point in points[:max(0, count)]]
 
 
 def _sampled(ev: Evaluation, expr: Aggregate, vector: Vector, ratio: float) -> Vector:

@@ -10,7 +10,7 @@ from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql import arithmetic
 from sidecar.promql.context import METADATA, Evaluation, project
 from sidecar.promql.notation import format_labels
-from sidecar.promql.steps import Steps
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.promql.tree import Binary, Matching
 from sidecar.promql.values import Point, Vector
 
@@ -22,9 +22,6 @@ _COMPARISON: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
 }
 _NAME = (METRIC_NAME,)
-
-ELEMENTS_A_PIECE = 256
-"""So many elements find their partners between two pauses."""
 
 
 def scalars(op: str, left: float, right: float) -> float:

@@ -20,7 +20,7 @@ from sidecar.promql import binary
 from sidecar.promql.aggregate import aggregate
 from sidecar.promql.context import Budget, Evaluation, Note, Operand, Options, Window
 from sidecar.promql.functions import FUNCTIONS
-from sidecar.promql.steps import Steps, finish
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish
 from sidecar.promql.tree import (
     Aggregate,
     At,
@@ -42,8 +42,6 @@ Query = Callable[[Expr, float], Value]
 """`query(expr, at)`: the value of an expression at a moment. How rules and pages reach their data."""
 
 MAX_STEPS = 11_000
-ELEMENTS_A_PIECE = 256
-"""So many newest samples are taken between two pauses."""
 WINDOWS_A_PIECE = 8
 """So many series of a range go through a function between two pauses."""
 _DEFAULTS = Options()
@@ -304,7 +302,7 @@ def _binary(expr: Binary, ev: Evaluation) -> Steps[Operand]:
 
 def _aggregate(expr: Aggregate, ev: Evaluation) -> Steps[Operand]:
     parameter = None if expr.parameter is None else cast("float | str", (yield from evaluate(expr.parameter, ev)))
-    return aggregate(ev, expr, cast(Vector, (yield from evaluate(expr.expr, ev))), parameter)
+    return (yield from aggregate(ev, expr, cast(Vector, (yield from evaluate(expr.expr, ev))), parameter))
 
 
 _EVALUATORS: dict[type[Any], Callable[[Any, Evaluation], Steps[Operand]]] = {

@@ -5,6 +5,9 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
+ELEMENTS_A_PIECE = 256
+"""So many elements of a vector are selected, joined or grouped between two pauses."""
+
 Steps = Generator[None, None, Result]
 """Goes on at each `next` until the next pause. Whoever drives it decides what runs in between, and for how long."""
 
