@@ -22,6 +22,11 @@ def find(program: str = "prometheus") -> Path:
     return folder / "usr" / "bin" / program
 
 
+def needed(program: str = "prometheus") -> Path:
+    """The same for a test, which is skipped without it, and with CI=true fails."""
+    return servers.needed(lambda: find(program))
+
+
 @functools.cache
 def _unpacked() -> Path | str:
     """Where it lies, or why it does not: remembered, so that a machine without a network asks once."""

@@ -400,7 +400,6 @@ def test_every_process_of_a_pool_has_an_agent(tmp_path, method):
 @pytest.mark.parametrize("flags", [[], ["--preload"]])
 def test_every_worker_of_gunicorn_has_an_agent(tmp_path, flags):
     """With and without --preload each worker answers under its pid, and its socket is gone after a clean end."""
-    pytest.importorskip("gunicorn")
     shutil.copy(CHECKOUT / "sidecar" / "agent.py", tmp_path)
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "2", "--chdir",
@@ -528,7 +527,7 @@ def test_a_listener_that_hangs_does_not_make_the_agent_deaf(app):
 
 
 def test_an_idle_agent_sleeps(app):
-    """Its thread does not wake while nobody asks: no switch of context between two looks."""
+    """Its thread does not spin while nobody asks: whole seconds pass without a switch of context."""
     tid = app.do("next(t.native_id for t in __import__('threading').enumerate() if t.name == 'rag-sidecar-agent')")
 
     def switches() -> list[str]:

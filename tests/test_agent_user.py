@@ -124,7 +124,6 @@ def up(sidecar: Sidecar) -> int:
 
 def test_workers_of_gunicorn_that_become_another_user_are_found_and_asked(tmp_path: Path, checkout: Path) -> None:
     """gunicorn of root with --user: its master and its workers answer, and one order reaches them all."""
-    pytest.importorskip("gunicorn")
     command = [sys.executable, "-m", "gunicorn", "--workers", "2", "--user", "nobody", "--group", str(NOBODY),
                "--chdir", str(APPS), "--bind", f"127.0.0.1:{free_port()}", "wsgi:app"]
     with running_sidecar(tmp_path, "--", *command) as sidecar:

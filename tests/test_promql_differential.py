@@ -8,7 +8,6 @@ from typing import Any
 
 import newer_prometheus
 import pytest
-import servers
 from promql.expressions import START, Expressions, data, exposition
 from servers import RunningPrometheus, running_prometheus
 
@@ -41,10 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A Prometheus 3 with the data in it, and whether it removes names late."""
     late = request.param == "names dropped late"
     folder = tmp_path_factory.mktemp("differential")
-    try:
-        promtool, prometheus = newer_prometheus.find("promtool"), newer_prometheus.find()
-    except servers.NoServer as error:
-        (pytest.fail if servers.must_have() else pytest.skip)(str(error))
+    promtool, prometheus = newer_prometheus.needed("promtool"), newer_prometheus.needed()
     page = folder / "page.txt"
     page.write_text("\n".join(exposition(SERIES)) + "\n")
     making = [promtool, "tsdb", "create-blocks-from", "openmetrics", page, folder / "blocks"]

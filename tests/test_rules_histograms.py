@@ -5,7 +5,6 @@ import subprocess
 import newer_prometheus
 import pytest
 import yaml
-from servers import NoServer
 
 from sidecar.rules.native_histogram import combined, parse_histogram
 from sidecar.rules.series_notation import parse_values
@@ -80,10 +79,7 @@ def test_a_histogram_comes_through_a_bare_selector(tmp_path):
 
 def test_what_is_read_is_what_promtool_reads(tmp_path):
     """Every histogram of every series at every minute has the notation and the hint that promtool 3 gives it."""
-    try:
-        promtool = newer_prometheus.find("promtool")
-    except NoServer as error:
-        pytest.skip(str(error))
+    promtool = newer_prometheus.needed("promtool")
     empty = {"promql_expr_test": [query('{__name__=~".+"}', minute) for minute in range(8)]}
     (outcome,) = run(write(tmp_path, empty, RULES[:2]), Store).outcomes
     full = {"promql_expr_test": [

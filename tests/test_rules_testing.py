@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from servers import NoServer, promtool
+from servers import promtool
 
 from sidecar.cli import main
 from sidecar.errors import QueryError
@@ -41,10 +41,7 @@ def files(folder, tests, rules=(), **more):
 
 def promtool_3():
     """A promtool of version 3, which reads ranges as we do."""
-    try:
-        return newer_prometheus.find("promtool")
-    except NoServer as error:
-        pytest.skip(str(error))
+    return newer_prometheus.needed("promtool")
 
 
 UP_DOWN = {"alert": "Down", "expr": "up == 0", "for": "2m", "annotations": {"summary": "{{ $labels.i }} is down"}}

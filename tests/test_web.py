@@ -1,15 +1,14 @@
 """The web server over real sockets: what it shows, and what it refuses."""
 
 import asyncio
-import json
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from asking import Answer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,20 +22,6 @@ from sidecar.web.server import build, parse_listen, serving
 from sidecar.web.view import Snapshot, TargetStatus, View
 
 FIRED = 1795165899.730
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: Mapping[str, str]
-    text: str
-
-    @property
-    def json(self) -> Any:
-        """The body, decoded strictly: NaN and Infinity are no JSON."""
-        return json.loads(self.text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
 
 
 Ask = Callable[..., Awaitable[Answer]]

@@ -542,10 +542,7 @@ ALIKE: list[tuple[str, dict[str, str]]] = [
 def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Debian's Prometheus, or that of its next release."""
     if request.param == "3":
-        try:
-            binary = newer_prometheus.find()
-        except servers.NoServer as error:
-            pytest.skip(str(error))
+        binary = newer_prometheus.needed()
         monkeypatch.setattr(servers, "prometheus", lambda: binary)
     return str(request.param)
 
