@@ -389,8 +389,8 @@ def test_offsets_of_a_stranger_are_not_believed(monkeypatch: pytest.MonkeyPatch)
             """Where the table lies."""
             return 4096
 
-    monkeypatch.setattr("sidecar.attach.debugger.images", lambda *_: [(1, b"python3.14")])
-    monkeypatch.setattr("sidecar.attach.debugger.Image", Image)
+    monkeypatch.setattr("sidecar.probes.gc_attach.images", lambda *_: [(1, b"python3.14")])
+    monkeypatch.setattr("sidecar.probes.gc_attach.Image", Image)
     monkeypatch.setattr("sidecar.attach.debugger.version_of", lambda *_: (14, "3.14.8"))
     for _ in range(3000):
         with suppress(SidecarError, BlockingIOError):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.probes.elf import Image
-from sidecar.probes.gc_attach import FARTHEST_BYTES, LOOKS, OTHERS, Unsupported, images, version_of
+from sidecar.probes.gc_attach import FARTHEST_BYTES, LOOKS, Unsupported, in_python, version_of
 from sidecar.probes.gc_layouts import COOKIE, INTERPRETER_ID, INTERPRETERS_HEAD, PUBLISHED
 from sidecar.probes.memory import Memory
 
@@ -105,23 +105,11 @@ def find(memory: Memory, pid: int, thread: int, proc: str = "/proc") -> Places:
 
     Raises Refused where none can be written, BlockingIOError while the interpreter has not started.
     """
-    reason, waits = "it is no CPython", False
-    for start, name in images(pid, proc):
-        reason = next((f"it is {other}" for mark, other in OTHERS if mark in name), reason)
-        try:
-            image = Image(memory.read, start)
-            runtime = image.symbol(b"_PyRuntime")
-            if runtime is not None:
-                return _places(memory, image, runtime, thread)
-        except BlockingIOError:  # of a program and a library of Python only one is in use
-            waits = True
-        except Unsupported as error:
-            reason = str(error)
-        except ValueError:
-            continue  # not an ELF file of a kind that we know
-    if waits:
-        raise BlockingIOError(errno.EAGAIN, "its interpreter has not started yet")
-    raise Refused(reason)
+    try:
+        return in_python(memory, pid, proc, lambda image, runtime: _places(memory, image, runtime, thread),
+                         ("it is no CPython", "it is {}"))
+    except Unsupported as error:
+        raise Refused(str(error)) from None
 
 
 def _places(memory: Memory, image: Image, runtime: int, thread: int) -> Places:

@@ -8,9 +8,9 @@ a known minor version is accepted.
 
 import errno
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sidecar.errors import SidecarError
 from sidecar.probes.elf import Image
@@ -24,6 +24,8 @@ EXPORTED_SINCE = ((b"PyGC_IsEnabled", 10), (b"PyObject_GC_IsTracked", 9))
 
 NAMES = (b"python", b"libpython", b"pypy", b"libpypy")
 """How their files are called. Hundreds of extension modules may have `cpython` somewhere in theirs."""
+
+Found = TypeVar("Found")
 
 OTHERS = ((b"pypy", "PyPy"), (b"graalpy", "GraalPy"), (b"libpythonvm", "GraalPy"))
 
@@ -62,14 +64,24 @@ def attach(memory: Memory, pid: int, proc: str = "/proc") -> Attached:
 
     Raises Unsupported, BlockingIOError (EAGAIN) while its interpreter has not started, OSError as the kernel does.
     """
-    reason, waits = "not CPython 3.9 or later", False
+    return in_python(memory, pid, proc, lambda image, runtime: _attach_to(memory, image, runtime),
+                     ("not CPython 3.9 or later", "{}: it has another collector"))
+
+
+def in_python(memory: Memory, pid: int, proc: str, use: Callable[[Image, int], Found], words: tuple[str, str]) -> Found:
+    """What `use` makes of the first image that holds a running CPython, and of the address of its `_PyRuntime`.
+
+    Raises Unsupported in the `words` for what is no Python and for another one, or in those of `use`; BlockingIOError
+    (EAGAIN) while the interpreter has not started, OSError as the kernel does.
+    """
+    (reason, other), waits = words, False
     for start, name in images(pid, proc):
-        reason = next((f"{other}: it has another collector" for mark, other in OTHERS if mark in name), reason)
+        reason = next((other.format(found) for mark, found in OTHERS if mark in name), reason)
         try:
             image = Image(memory.read, start)
             runtime = image.symbol(b"_PyRuntime")
             if runtime is not None:
-                return _attach_to(memory, image, runtime)
+                return use(image, runtime)
         except BlockingIOError:  # of a program and a library of Python only one is in use
             waits = True
         except Unsupported as error:
