@@ -42,6 +42,14 @@ def _cooldowns() -> Mapping[str, float]:
     return MappingProxyType({"light": 60.0, "standard": 180.0, "aggressive": 300.0})
 
 
+def _budgets() -> Mapping[Cleanup, int]:
+    return MappingProxyType({"light": 12, "standard": 6, "aggressive": 3})
+
+
+def _patience() -> Mapping[Cleanup, int]:
+    return MappingProxyType({"light": 2, "standard": 2, "aggressive": 1})
+
+
 def _policies() -> Mapping[str, Policy]:
     return MappingProxyType({
         "preventive": Policy("light", "light"),
@@ -55,6 +63,12 @@ class Options:
     """How the policy acts. `mode` None means: enforce where a channel is configured, else observe.
 
     `kill_switch` is the path of a file: while it exists nothing is delivered.
+
+    Per level of cleanup: `cooldown_seconds` to wait, `budget_per_hour` attempts that did not help, `escalate_after` of
+    which in a row the next level is tried. `max_per_hour` bounds the attempts on all targets together.
+    A target is well after `exit_for_seconds` under its exit line. After `strikes` attempts without use a cleanup is
+    left out for `skip_seconds`, then `skip_backoff` times as long each time, up to `skip_max_seconds`.
+    `every_seconds` names the cleanups that are asked for periodically, whatever the memory.
     """
 
     mode: Mode | None = None
@@ -65,3 +79,12 @@ class Options:
     cooldown_seconds: Mapping[str, float] = field(default_factory=_cooldowns)
     policies: Mapping[str, Policy] = field(default_factory=_policies)
     verification: Verification = field(default_factory=Verification)
+    budget_per_hour: Mapping[Cleanup, int] = field(default_factory=_budgets)
+    max_per_hour: int = 30
+    escalate_after: Mapping[Cleanup, int] = field(default_factory=_patience)
+    exit_for_seconds: float = 60.0
+    strikes: int = 3
+    skip_seconds: float = 1800.0
+    skip_backoff: float = 2.0
+    skip_max_seconds: float = 21600.0
+    every_seconds: Mapping[Cleanup, float] = field(default_factory=lambda: MappingProxyType({}))
