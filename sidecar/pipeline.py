@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The stages, made by app.py. They live as long as the desk."""
+    """The stages, made by app.py. They live as long as the desk. `since_boot` is the clock of process start times."""
 
     roster: Roster
     sampler: Sampler
@@ -70,6 +70,7 @@ class Stages:
     journal: Journal
     view: View
     breathe: Callable[[], Awaitable[None]]
+    since_boot: Callable[[], float] = since_boot
 
 
 class Pipeline:
@@ -251,7 +252,7 @@ class Pipeline:
             yield Subject(
                 target.name, up=used is not None, armed=bool(lines and lines[1].armed),
                 fresh=bool(used and lines and lines[1].basis in used),
-                age_seconds=since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways)
+                age_seconds=self._stages.since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways)
 
     def _gates(self, alerts: Sequence[Alert], now: float) -> Steps[list[Gate]]:
         """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
