@@ -16,6 +16,7 @@ from sidecar.guard.wire import MAX_MESSAGE_BYTES, Basis, Channel, Event, Order
 from sidecar.procfs import Identity
 
 TEXT = st.text(max_size=20)
+WORD = TEXT.filter(lambda word: "\0" not in word)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 SECONDS = st.floats(0, allow_nan=False, allow_infinity=False)
 WHOLE = st.integers(-(2**63), 2**64)
@@ -23,10 +24,11 @@ BYTES = st.one_of(st.integers(0, 2**53).map(float), NUMBER)
 CHANNELS = st.one_of(
     st.builds(Channel, st.just("signal"), signal=st.integers(1, 64)), st.builds(Channel, st.just("agent")),
     st.builds(Channel, st.just("http"), url=TEXT, headers=st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
-              timeout_seconds=st.floats(0, 600, exclude_min=True)))
+              timeout_seconds=st.floats(0, 600, exclude_min=True)),
+    st.builds(Channel, st.just("exec"), argv=st.lists(WORD, max_size=3).map(lambda words: ("/bin/x", *words))))
 ORDERS = st.builds(
     Order, TEXT, TEXT, TEXT, st.lists(CHANNELS, max_size=3).map(tuple), st.dictionaries(TEXT, TEXT, max_size=5),
-    st.none() | BYTES, st.booleans(), st.integers(0, 10), SECONDS, SECONDS, SECONDS, st.booleans())
+    st.none() | BYTES, st.booleans(), st.integers(0, 10), SECONDS, SECONDS, SECONDS, st.booleans(), TEXT)
 IDENTITIES = st.builds(Identity, TEXT, st.integers(1, wire.MOST_PIDS), st.integers(0, 2**63),
                        st.none() | st.tuples(st.integers(0, 2**63), st.integers(0, 2**63)))
 JSON = st.recursive(st.none() | st.booleans() | WHOLE | NUMBER | TEXT,
@@ -136,11 +138,14 @@ def test_what_is_no_json_is_refused_before_it_is_sent() -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"kind": "exec"}, {"kind": ["signal"]}, {"signal": 65}, {"signal": -1}, {"signal": "ten"}, {"signal": None},
+    {"kind": "exec"}, {"kind": "exec", "argv": ("bin/x",)}, {"kind": "exec", "argv": ("/bin/x", "a\0b")},
+    {"kind": "exec", "argv": ("/x",) * 65}, {"kind": "exec", "argv": ("/" * 9000,)}, {"argv": ("/bin/x",)},
+    {"kind": "exec", "argv": 7}, {"kind": "shell"}, {"kind": ["signal"]},
+    {"signal": 65}, {"signal": -1}, {"signal": "ten"}, {"signal": None},
     {"headers": (("a", "b", "c"),)}, {"timeout_seconds": None},
     {"timeout_seconds": 0.0}, {"timeout_seconds": 1e308}], ids=str)
 def test_channel_that_is_none_makes_the_order_none(change: dict[str, Any]) -> None:
-    """The guard knows three kinds of channels and 64 signals, and tries nothing else."""
+    """The guard knows four kinds of channels and 64 signals, and tries nothing else."""
     order = Order("o", "t", "light", (Channel("signal", signal=10)._replace(**change),), {}, None)
 
     with pytest.raises((ValueError, TypeError)):

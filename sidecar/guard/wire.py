@@ -27,6 +27,8 @@ LONGEST_INTEGER = 40
 MOST_SIGNALS = 64
 INT_BYTES = 4
 LONGEST_TIMEOUT_SECONDS = 600.0
+MOST_ARGUMENTS = 64
+MOST_ARGUMENTS_CHARACTERS = 8192
 MOST_PIDS = 1 << 22
 """The kernel's PID_MAX_LIMIT."""
 
@@ -44,13 +46,17 @@ class Basis(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """One way to ask for a cleanup: a signal number, an URL for a POST, or the agents in the target's processes."""
+    """One way to ask for a cleanup: a signal, an URL for a POST, the agents in the target's processes, a program.
 
-    kind: Literal["signal", "http", "agent"]
+    `argv` is the program's absolute path and its arguments; no shell reads them.
+    """
+
+    kind: Literal["signal", "http", "agent", "exec"]
     signal: int = 0
     url: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     timeout_seconds: float = 10.0
+    argv: tuple[str, ...] = ()
 
 
 class Order(NamedTuple):
@@ -58,7 +64,8 @@ class Order(NamedTuple):
 
     A standing order waits for the crossing; it is carried out at most `times` times, not before
     `not_before_seconds` from now, each time `again_after_seconds` after the last, and ends after `valid_seconds`.
-    Without a line it is carried out as it is. `dry_run` walks through every check and stops before delivery.
+    Without a line it is carried out as it is. `dry_run` walks through every check and stops before delivery. A POST
+    carries `instance_id`, so that a program that has been replaced since can decline.
     """
 
     id: str
@@ -73,6 +80,7 @@ class Order(NamedTuple):
     again_after_seconds: float = 300.0
     valid_seconds: float = 600.0
     dry_run: bool = False
+    instance_id: str = ""
 
     def crossed(self, used_bytes: float) -> bool:
         """Whether the rule's own comparison holds."""
@@ -152,22 +160,28 @@ def basis(raw: list[Any]) -> Basis:
 
 def order(raw: list[Any]) -> Order:
     """An order as it came over the wire. Raises TypeError or ValueError if it is none."""
-    order_id, target, cleanup, channels, labels, line, inclusive, *numbers, dry_run = raw
+    order_id, target, cleanup, channels, labels, line, inclusive, *numbers, dry_run, instance_id = raw
     times, not_before, again_after, valid = numbers
     if min(int(times), float(not_before), float(again_after), float(valid)) < 0:
         raise ValueError("an order for a time before now, or for less than no times")
     return Order(
         str(order_id), str(target), str(cleanup), tuple(_channel(*each) for each in channels),
         {str(name): str(value) for name, value in dict(labels).items()}, None if line is None else float(line),
-        bool(inclusive), int(times), float(not_before), float(again_after), float(valid), bool(dry_run))
+        bool(inclusive), int(times), float(not_before), float(again_after), float(valid), bool(dry_run),
+        str(instance_id))
 
 
-def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any) -> Channel:
-    if kind not in ("signal", "http", "agent") or not 0 <= int(number) <= MOST_SIGNALS:
+def _channel(kind: Any, number: Any, url: Any, headers: Any, timeout: Any, argv: Any) -> Channel:
+    if kind not in ("signal", "http", "agent", "exec") or not 0 <= int(number) <= MOST_SIGNALS:
         raise ValueError("a channel of an unknown kind, or a signal that does not exist")
     if not 0 < float(timeout) <= LONGEST_TIMEOUT_SECONDS:
         raise ValueError("a timeout that is none")
-    return Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout))
+    words = tuple(str(word) for word in argv)
+    if len(words) > MOST_ARGUMENTS or sum(map(len, words)) > MOST_ARGUMENTS_CHARACTERS or any("\0" in w for w in words):
+        raise ValueError("more arguments than a program gets, or one that it cannot get")
+    if (kind == "exec") != bool(words) or (words and not words[0].startswith("/")):
+        raise ValueError("a program without an absolute path")
+    return Channel(kind, int(number), str(url), tuple((str(k), str(v)) for k, v in headers), float(timeout), words)
 
 
 def event(raw: list[Any]) -> Event:
