@@ -5,31 +5,39 @@ Every mistake is reported at once, as `file:line:col: where: what`. This is the 
 
 import glob
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from sidecar.actions.options import STRENGTH
+from sidecar.config_channels import HttpChannel
 from sidecar.config_describe import Row, describe, rows
-from sidecar.config_overrides import FLAGS, Note, Overrides, default_storage, said, variables
-from sidecar.config_settings import Acting, Document, Log, Settings, Target
+from sidecar.config_mistakes import mistakes, warnings
+from sidecar.config_overrides import FLAGS, PERIODS, Note, Overrides, default_storage, periods, said, variables
+from sidecar.config_secrets import read_token
+from sidecar.config_settings import Document, Log, Settings, Target, Web
 from sidecar.config_targets import merged, origins, spoken_of
 from sidecar.config_values import (
     Address,
     BaseUrl,
+    Factor,
     HttpUrl,
+    PerHour,
+    Program,
     TargetName,
     address,
     base_url,
     count,
+    factor,
     file_wish,
     http_url,
     path,
     pattern,
+    per_hour,
     port,
+    program,
     signal_name,
     target_name,
     truth,
@@ -37,15 +45,13 @@ from sidecar.config_values import (
 from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader
 from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
-from sidecar.thresholds import Share, Size, contradiction
+from sidecar.thresholds import Share, Size
 
 __all__ = [
     "FLAGS", "Overrides", "Row", "Settings", "Target", "default_storage", "describe", "environment", "load", "rows",
 ]
 
 HELP = "docs/configuration.md describes every key; `rag-sidecar check config` checks without starting anything"
-LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 def environment() -> Mapping[str, str]:
@@ -63,44 +69,72 @@ def load(file: Path | None, env: Mapping[str, str], overrides: Overrides) -> Set
     problems = reader.problems
     document = _document(file, reader)
     rules = _rules(document, folder, reader.note)
-    for where, what in _mistakes(document):
+    for where, what in mistakes(document):
         reader.note(where, what)
-    sizes = variables(env, lambda where, what: problems.append(Problem("environment", 0, 0, where, what)))
-    flags = said(overrides, lambda where, what: problems.append(Problem("command line", 0, 0, where, what)))
+    document, token = _with_tokens(document, reader.note)
+    note_in_env = partial(_note_elsewhere, problems, "environment")
+    sizes, seconds = variables(env, note_in_env), periods(env, note_in_env)
+    flags = said(overrides, partial(_note_elsewhere, problems, "command line"))
     problems.sort(key=lambda problem: (problem.line or MAX_TEXT_CHARACTERS, problem.column))
     if problems:  # laying them over each other would only repeat the same mistakes in other words
         raise ConfigError(problems, help=HELP)
 
     def note(where: str, what: str) -> None:
         if where.startswith("-"):
-            problems.append(Problem("command line", 0, 0, where, what))
+            _note_elsewhere(problems, "command line", where, what)
         else:
             reader.note(where, what)
 
     targets = merged(document.targets, overrides, flags, sizes, note)
     storage = flags.get("storage_path") or document.storage.path or default_storage(env)
     if storage is None:
-        reader.note("storage.path", "neither XDG_STATE_HOME nor HOME says where state is kept: set it here, or give "
-                                    f"{FLAGS['storage_path'].flag} DIRECTORY")
+        note("storage.path", "neither XDG_STATE_HOME nor HOME says where state is kept: set it here, or give "
+                             f"{FLAGS['storage_path'].flag} DIRECTORY")
     if problems or storage is None:
         raise ConfigError(problems, help=HELP)
     spoken = spoken_of(targets, overrides, flags, note)
+    settings = _settings(document, flags, storage, seconds)
     return replace(
-        _settings(document, flags, storage),
-        targets=targets,
-        rules=rules,
-        warnings=tuple(_warnings(targets, flags.get("mode", document.actions.mode), bool(sizes))),
+        settings,
+        targets=targets, rules=rules, web=replace(settings.web, token=token),
+        warnings=tuple(warnings(targets, settings, bool(sizes))),
         origins={
             **{where: f"{reader.file}:{place.line}" for where, place in reader.places.items()},
             **dict(origins(spoken, len(targets), flags, sizes)),
-        },
-    )
+            **{f"actions.every.{cleanup}": PERIODS[cleanup] for cleanup in seconds},
+        })
 
 
-def _settings(document: Document, flags: Mapping[str, Any], storage: Path) -> Settings:
-    """What the document says about everything but its targets and rules, with the flags laid over it."""
-    acting = replace(document.actions, mode=flags.get("mode", document.actions.mode))
-    web = replace(document.web, listen=flags.get("web_listen", document.web.listen))
+def _note_elsewhere(problems: list[Problem], place: str, where: str, what: str) -> None:
+    """Note a mistake that stands in no file."""
+    problems.append(Problem(place, 0, 0, where, what))
+
+
+def _with_tokens(document: Document, note: Note) -> tuple[Document, str]:
+    """The document with the tokens of its HTTP channels, and the one of its pages; "" where there is none."""
+    targets, token = [], ""
+    for at, target in enumerate(document.targets):
+        channels = list(target.cleanup) if isinstance(target, Target) else []  # else it is noted already
+        for index, channel in enumerate(channels):
+            if isinstance(channel, HttpChannel):
+                try:
+                    channels[index] = channel.authorized()
+                except ValueError as error:
+                    note(f"targets[{at}].cleanup[{index}].http.token_file", str(error))
+        targets.append(replace(target, cleanup=tuple(channels)) if channels else target)
+    if document.web.token_file:
+        try:
+            token = read_token(document.web.token_file)
+        except ValueError as error:
+            note("web.token_file", str(error))
+    return replace(document, targets=tuple(targets)), token
+
+
+def _settings(document: Document, flags: Mapping[str, Any], storage: Path, seconds: Mapping[str, float]) -> Settings:
+    """What the document says about everything but its targets and rules, with environment and flags laid over it."""
+    every = replace(document.actions.every, **{f"{cleanup}_seconds": value for cleanup, value in seconds.items()})
+    acting = replace(document.actions, mode=flags.get("mode", document.actions.mode), every=every)
+    web = Web(flags.get("web_listen", document.web.listen), document.web.hosts, document.web.token_file)
     return Settings(
         targets=(),
         rules=None,
@@ -110,6 +144,7 @@ def _settings(document: Document, flags: Mapping[str, Any], storage: Path) -> Se
         job=document.job,
         instance=document.instance or str(web.listen),
         actions=acting.options(acting.kill_switch or storage / "kill-switch"),
+        allow_exec=tuple(dict.fromkeys(document.actions.allow_exec)),
         alertmanagers=flags.get("alertmanagers", document.alertmanagers),
         web=web,
         storage=storage,
@@ -127,6 +162,7 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
     return {
         str: str, int: count, bool: truth, Path: below, Size | Share: file_wish, TargetName: target_name,
         HttpUrl: http_url, BaseUrl: base_url, Address: address, Signals: signal_name,
+        PerHour: per_hour, Factor: factor, Program: program,
         ByPid: lambda text: ByPid(count(text)), ByPidfile: lambda text: ByPidfile(below(text)),
         ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),
         ByUrl: lambda text: ByUrl(http_url(text)),
@@ -163,50 +199,3 @@ def _rules(document: Document, folder: Path, note: Note) -> tuple[Path, ...] | N
             note(f"rules[{index}]", f"no file matches {wanted!r} in {folder}")
         found |= dict.fromkeys(files)
     return tuple(found)
-
-
-def _mistakes(document: Document) -> Iterator[tuple[str, str]]:
-    """(where, what) of mistakes that show only when several values are seen together, or in their range."""
-    names: dict[str, int] = {}
-    for index, target in enumerate(document.targets):
-        if not isinstance(target, Target):
-            continue  # noted already
-        if names.setdefault(target.name, index) != index:
-            yield f"targets[{index}].name", f"{target.name!r} is the name of targets[{names[target.name]}] already"
-        if wrong := contradiction(target.memory):
-            yield f"targets[{index}].memory", wrong
-    if not 0.1 <= document.evaluation_interval_seconds <= 3600:
-        yield "evaluation_interval", "must be at least 100ms and at most 1h"
-    for name in document.external_labels:
-        if not LABEL_NAME.fullmatch(name) or name.startswith("__"):
-            yield f"external_labels.{name}", f"{name!r} is not the name of a label"
-    for key in ("job", "instance"):
-        if getattr(document, key) == "":
-            yield key, "is empty"
-    for index, host in enumerate(document.web.hosts):
-        if isinstance(host, str) and not HOST_NAME.fullmatch(host):
-            yield f"web.hosts[{index}]", f"{host!r} is not a host name (without a port)"
-    for index, url in enumerate(document.alertmanagers):
-        if isinstance(url, str) and url in document.alertmanagers[:index]:
-            yield f"alertmanagers[{index}]", "this one is named already"
-    yield from _acting_mistakes(document.actions)
-
-
-def _acting_mistakes(acting: Acting) -> Iterator[tuple[str, str]]:
-    for level, policy in acting.policies.items():
-        if STRENGTH[policy.entry] > STRENGTH[policy.max]:
-            yield f"actions.policies.{level}", f"entry {policy.entry} is stronger than max {policy.max}"
-    if acting.verify.settle_seconds >= acting.verify.window_seconds:
-        yield "actions.verify", "settle must be shorter than window"
-    if not 0 < acting.verify.exit_ratio < 1:
-        yield "actions.verify.exit_ratio", "must lie between 0 and 1"
-
-
-def _warnings(targets: tuple[Target, ...], mode: str | None, from_environment: bool) -> Iterator[str]:
-    if from_environment and len(targets) > 1:
-        yield f"the thresholds in the environment hold for all {len(targets)} targets"
-    if mode in ("enforce", "dry_run"):
-        for target in targets:
-            if not target.cleanup:
-                yield (f"mode is {mode}, but target {target.name} has no cleanup channel: nothing can be asked of it "
-                       "unless there is an agent in its process")

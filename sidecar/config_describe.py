@@ -57,9 +57,11 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
             " (enforce with an agent)" if settings.waits_for_agent(target) else "")
         for target in settings.targets)
     yield from _acting(settings.actions)
+    yield "actions.allow_exec", _listed(settings.allow_exec)
     yield "alertmanagers", _listed(map(without_credentials, settings.alertmanagers))
     yield "web.listen", str(settings.web.listen)
     yield "web.hosts", _listed(settings.web.hosts)
+    yield "web.token_file", str(settings.web.token_file or "none")
     yield "storage.path", str(settings.storage)
     yield "log.level", settings.log.level
     yield "log.format", settings.log.format
@@ -119,9 +121,12 @@ def _acting(options: Options) -> Iterator[tuple[str, str]]:
     yield "actions.kill_switch", options.kill_switch
     yield "actions.global.max_concurrent", str(options.max_concurrent)
     yield "actions.global.min_interval", duration_text(options.min_interval_seconds)
+    yield "actions.global.max_per_hour", str(options.max_per_hour)
     yield "actions.global.warmup", duration_text(options.warmup_seconds)
-    for cleanup, seconds in options.cooldown_seconds.items():
-        yield f"actions.levels.{cleanup}.cooldown", duration_text(seconds)
+    for cleanup in options.budget_per_hour:
+        yield f"actions.levels.{cleanup}.cooldown", duration_text(options.cooldown_seconds[cleanup])
+        yield f"actions.levels.{cleanup}.budget", f"{options.budget_per_hour[cleanup]}/h"
+        yield f"actions.levels.{cleanup}.escalate_after", str(options.escalate_after[cleanup])
     for level, policy in options.policies.items():
         yield f"actions.policies.{level}.entry", policy.entry
         yield f"actions.policies.{level}.max", policy.max
@@ -130,6 +135,14 @@ def _acting(options: Options) -> Iterator[tuple[str, str]]:
         text = (duration_text(value) if field.name.endswith("_seconds")
                 else size_text(value) if field.name.endswith("_bytes") else f"{value:g}")
         yield f"actions.verify.{key_of(field.name)}", text
+    yield "actions.exit_for", duration_text(options.exit_for_seconds)
+    yield "actions.learning.strikes", str(options.strikes)
+    yield "actions.learning.skip_for", duration_text(options.skip_seconds)
+    yield "actions.learning.skip_backoff", f"{options.skip_backoff:g}"
+    yield "actions.learning.skip_max", duration_text(options.skip_max_seconds)
+    for cleanup in options.budget_per_hour:
+        seconds = options.every_seconds.get(cleanup, 0.0)
+        yield f"actions.every.{cleanup}", duration_text(seconds) if seconds else "never"
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """What the command line and the environment may set: the flags, the variables, and how each is read."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ Note = Callable[[str, str], None]
 
 VARIABLES = {"main": "MEMORY_THRESHOLD_MB", "critical": "MEMORY_CRITICAL_THRESHOLD_MB"}
 """Level → variable. The names and the unit come from the programs that this one grew out of."""
+PERIODS = {"light": "GC_INTERVAL_SECONDS"}
+"""Cleanup → variable that says how often it is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,23 @@ def variables(env: Mapping[str, str], note: Note) -> dict[str, Size]:
             except ValueError as error:
                 note(name, str(error))
     return found
+
+
+def periods(env: Mapping[str, str], note: Note) -> dict[str, float]:
+    """Cleanup → seconds between two of them, as the environment says; 0: none. An empty variable is not set."""
+    found: dict[str, float] = {}
+    for cleanup, name in PERIODS.items():
+        if text := env.get(name, "").strip():
+            if re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text) and not wrong_period(float(text)):
+                found[cleanup] = float(text)
+            else:
+                note(name, f"{text!r} is not a number of seconds, 0 (never) or from 10 to 86400, without a unit")
+    return found
+
+
+def wrong_period(seconds: float) -> str:
+    """What is wrong with asking for a cleanup every so many seconds, "" if nothing."""
+    return "" if not seconds or 10 <= seconds <= 86400 else "must be 0s (never), or at least 10s and at most 1d"
 
 
 def default_storage(env: Mapping[str, str]) -> Path | None:

@@ -3,15 +3,14 @@
 Values only. The options of a stage are that stage's own class.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import Signals
-from typing import ClassVar, Literal
+from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
-from sidecar.config_values import UNITS, Address, BaseUrl, HttpUrl, TargetName, duration_text, signal_name
+from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
+from sidecar.config_values import UNITS, Address, BaseUrl, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
@@ -23,88 +22,6 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "logfmt", "json"]
 
 DEFAULTS = Options()
-
-
-def _check_request(timeout_seconds: float, headers: Mapping[str, str]) -> None:
-    """Raise ValueError for what no HTTP request can have."""
-    if not 0 < timeout_seconds <= 60:
-        raise ValueError("timeout must be more than 0s and at most 60s")
-    for name, value in headers.items():
-        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
-            raise ValueError(f"{name!r} is not the name of a header")
-        if not re.fullmatch(r"[ -~]{1,4096}", value):
-            raise ValueError(f"the header {name} must be 1 to 4096 printable ASCII characters")
-
-
-@dataclass(frozen=True, slots=True)
-class HttpChannel:
-    """A cleanup is asked for by POST. Headers may hold secrets: they are not shown."""
-
-    KEY: ClassVar = "http"
-    url: HttpUrl
-    timeout_seconds: float = 10.0
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def __post_init__(self) -> None:
-        _check_request(self.timeout_seconds, self.headers)
-
-    def __str__(self) -> str:
-        headers = f", headers {', '.join(self.headers)}" if self.headers else ""
-        return f"http POST {self.url} (timeout {duration_text(self.timeout_seconds)}{headers})"
-
-    def serves(self, cleanup: Cleanup) -> Channel:
-        """The way to ask for this cleanup: the level stands in the body."""
-        return Channel("http", url=self.url, headers=tuple(self.headers.items()), timeout_seconds=self.timeout_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class SignalChannel:
-    """A cleanup is asked for by a signal, each by its own or all by one. None: not by signal."""
-
-    KEY: ClassVar = "signal"
-    light: Signals | None = None
-    standard: Signals | None = None
-    aggressive: Signals | None = None
-
-    def __post_init__(self) -> None:
-        if not any((self.light, self.standard, self.aggressive)):
-            raise ValueError("names no signal: give light, standard or aggressive")
-
-    @classmethod
-    def short(cls, text: str) -> "SignalChannel":
-        """One signal for every cleanup."""
-        number = signal_name(text)
-        return cls(number, number, number)
-
-    def __str__(self) -> str:
-        named = {level: number.name for level in ("light", "standard", "aggressive")
-                 if (number := getattr(self, level)) is not None}
-        if len(named) == 3 and len(set(named.values())) == 1:
-            return f"signal {named['light']}"
-        return "signal " + ", ".join(f"{level}: {name}" for level, name in named.items())
-
-    def serves(self, cleanup: Cleanup) -> Channel | None:
-        """The way to ask for this cleanup, None if there is no signal for it."""
-        number = {"light": self.light, "standard": self.standard, "aggressive": self.aggressive}[cleanup]
-        return Channel("signal", signal=int(number)) if number is not None else None
-
-
-@dataclass(frozen=True, slots=True)
-class AgentChannel:
-    """A cleanup is asked for at the agents in the target's processes. `timeout_seconds` is until their answers."""
-
-    KEY: ClassVar = "agent"
-    timeout_seconds: float = 30.0
-
-    def __post_init__(self) -> None:
-        _check_request(self.timeout_seconds, {})
-
-    def __str__(self) -> str:
-        return f"agent (timeout {duration_text(self.timeout_seconds)})"
-
-    def serves(self, cleanup: Cleanup) -> Channel:
-        """The way to ask for this cleanup: the level stands in the body."""
-        return Channel("agent", timeout_seconds=self.timeout_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +60,7 @@ class EndpointSection:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        _check_request(self.timeout_seconds, self.headers)
+        check_request(self.timeout_seconds, self.headers)
         if not 1 <= self.every_seconds <= 3600:
             raise ValueError("every must be at least 1s and at most 1h")
         if not 1 <= len(self.states) <= 10 or len({*self.states, "", OTHER}) < len(self.states) + 2:
@@ -170,7 +87,7 @@ class Target:
     memory: Wanted = Wanted()  # noqa: RUF009 - frozen
     endpoint: EndpointSection | None = None
     agent: AgentSection = AgentSection()
-    cleanup: tuple[AgentChannel | HttpChannel | SignalChannel, ...] = ()
+    cleanup: tuple[AgentChannel | ExecChannel | HttpChannel | SignalChannel, ...] = ()
 
     def asked(self) -> Endpoint | None:
         """How its debug endpoint is asked, None if it has none."""
@@ -188,23 +105,59 @@ class Pace:
 
     max_concurrent: int = DEFAULTS.max_concurrent
     min_interval_seconds: float = DEFAULTS.min_interval_seconds
+    max_per_hour: int = DEFAULTS.max_per_hour
     warmup_seconds: float = DEFAULTS.warmup_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often one cleanup may be tried again when it did not help."""
+    """How often one cleanup may be tried again when it did not help, and when the next one is tried instead."""
 
     cooldown_seconds: float
+    budget: PerHour
+    escalate_after: int
+
+
+def _limits(cleanup: Cleanup) -> Limits:
+    return Limits(DEFAULTS.cooldown_seconds[cleanup], PerHour(DEFAULTS.budget_per_hour[cleanup]),
+                  DEFAULTS.escalate_after[cleanup])
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
     """The limits of each cleanup."""
 
-    light: Limits = Limits(DEFAULTS.cooldown_seconds["light"])
-    standard: Limits = Limits(DEFAULTS.cooldown_seconds["standard"])
-    aggressive: Limits = Limits(DEFAULTS.cooldown_seconds["aggressive"])
+    light: Limits = _limits("light")  # noqa: RUF009 - frozen
+    standard: Limits = _limits("standard")  # noqa: RUF009 - frozen
+    aggressive: Limits = _limits("aggressive")  # noqa: RUF009 - frozen
+
+    def items(self) -> Iterable[tuple[Cleanup, Limits]]:
+        """(cleanup, limits) from the lightest to the strongest."""
+        return (("light", self.light), ("standard", self.standard), ("aggressive", self.aggressive))
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """After so many cleanups of a level that were of no use it is left out, for longer each time."""
+
+    strikes: int = DEFAULTS.strikes
+    skip_for_seconds: float = DEFAULTS.skip_seconds
+    skip_backoff: Factor = Factor(DEFAULTS.skip_backoff)  # noqa: RUF009 - a number
+    skip_max_seconds: float = DEFAULTS.skip_max_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Cleanups that are asked for periodically, whatever the memory; 0: never."""
+
+    light_seconds: float = 0.0
+    standard_seconds: float = 0.0
+    aggressive_seconds: float = 0.0
+
+    def items(self) -> Iterable[tuple[Cleanup, float]]:
+        """(cleanup, seconds) from the lightest to the strongest."""
+        return (("light", self.light_seconds), ("standard", self.standard_seconds),
+                ("aggressive", self.aggressive_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,31 +183,49 @@ class Acting:
     levels: Levels = Levels()
     policies: Policies = Policies()
     verify: Verification = DEFAULTS.verification
+    exit_for_seconds: float = DEFAULTS.exit_for_seconds
+    learning: Learning = Learning()
+    every: Every = Every()
+    allow_exec: tuple[Program, ...] = ()
 
     def options(self, kill_switch: Path) -> Options:
         """What the policy reads."""
+        levels = dict(self.levels.items())
         return Options(
             mode=self.mode,
             kill_switch=str(kill_switch),
             max_concurrent=self.global_.max_concurrent,
             min_interval_seconds=self.global_.min_interval_seconds,
+            max_per_hour=self.global_.max_per_hour,
             warmup_seconds=self.global_.warmup_seconds,
-            cooldown_seconds={
-                "light": self.levels.light.cooldown_seconds,
-                "standard": self.levels.standard.cooldown_seconds,
-                "aggressive": self.levels.aggressive.cooldown_seconds,
-            },
+            cooldown_seconds={cleanup: limits.cooldown_seconds for cleanup, limits in levels.items()},
+            budget_per_hour={cleanup: limits.budget for cleanup, limits in levels.items()},
+            escalate_after={cleanup: limits.escalate_after for cleanup, limits in levels.items()},
             policies=dict(self.policies.items()),
             verification=self.verify,
+            exit_for_seconds=self.exit_for_seconds,
+            strikes=self.learning.strikes,
+            skip_seconds=self.learning.skip_for_seconds,
+            skip_backoff=self.learning.skip_backoff,
+            skip_max_seconds=self.learning.skip_max_seconds,
+            every_seconds={cleanup: seconds for cleanup, seconds in self.every.items() if seconds},
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Web:
-    """Where to serve, and under which further host names."""
+class WebSection:
+    """Where to serve, under which further host names, and where the token stands that lets others change state."""
 
     listen: Address = Address("127.0.0.1", 11611)  # noqa: RUF009 - frozen
     hosts: tuple[str, ...] = ()
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Web(WebSection):
+    """The section `web` with the token itself; "": there is none, so nothing can be changed over TCP."""
+
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +256,7 @@ class Document:
     instance: str | None = None
     actions: Acting = Acting()
     alertmanagers: tuple[BaseUrl, ...] = ()
-    web: Web = Web()
+    web: WebSection = WebSection()
     storage: Storage = Storage()
 
 
@@ -305,6 +276,7 @@ class Settings:
     job: str
     instance: str
     actions: Options
+    allow_exec: tuple[Program, ...]
     alertmanagers: tuple[BaseUrl, ...]
     web: Web
     storage: Path

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from sidecar.config_channels import AgentChannel, SignalChannel
 from sidecar.config_overrides import FLAGS, OF_TARGET, VARIABLES, Note, Overrides, selectors
-from sidecar.config_settings import AgentChannel, SignalChannel, Target
+from sidecar.config_settings import Target
 from sidecar.config_values import TargetName, nearest
 from sidecar.discovery.match import AsChild, ByUrl
 from sidecar.thresholds import Size, contradiction

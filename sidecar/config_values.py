@@ -14,6 +14,9 @@ from sidecar.thresholds import Share, Size, Source, mib
 HttpUrl = NewType("HttpUrl", str)
 BaseUrl = NewType("BaseUrl", str)
 TargetName = NewType("TargetName", str)
+Program = NewType("Program", str)
+PerHour = NewType("PerHour", int)
+Factor = NewType("Factor", float)
 
 SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGWINCH)
 """Signals that ask for a cleanup: those that programs catch to do something and carry on. Every other one ends, stops
@@ -107,6 +110,28 @@ def ratio(text: str) -> float:
     if not re.fullmatch(r"\d(\.\d{1,9})?", text) or float(text) > 1:
         raise ValueError(f"{text!r} is not a number from 0 to 1, such as 0.05")
     return float(text)
+
+
+def per_hour(text: str) -> PerHour:
+    """A number of times an hour: `12/h`."""
+    match = re.fullmatch(r"([1-9]\d{0,3})/h", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a number of times an hour such as 12/h, from 1/h to 9999/h")
+    return PerHour(int(match[1]))
+
+
+def factor(text: str) -> Factor:
+    """A number from 1 to 100."""
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,9})?", text) or not 1 <= float(text) <= 100:
+        raise ValueError(f"{text!r} is not a number from 1 to 100, such as 2 or 1.5")
+    return Factor(float(text))
+
+
+def program(text: str) -> Program:
+    """The absolute path of a program."""
+    if not text.startswith("/") or text.endswith("/") or ".." in text.split("/") or not text.isprintable():
+        raise ValueError(f"{text!r} is not the absolute path of a program, without '..'")
+    return Program(text)
 
 
 def truth(text: str) -> bool:

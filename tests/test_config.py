@@ -2,12 +2,14 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from signal import SIGUSR1, SIGUSR2
 
 import pytest
 
 from sidecar.config import Overrides, Settings, default_storage, describe, environment, load, rows
+from sidecar.config_settings import Web
 from sidecar.config_values import duration, duration_text, size, size_text
 from sidecar.errors import ConfigError
 from sidecar.guard.wire import Channel
@@ -243,6 +245,104 @@ def test_secrets_are_not_shown() -> None:
                for name in ("channels.bad.txt", "endpoint.bad.txt"))
 
 
+def kept(tmp_path: Path, content: str, mode: int = 0o600) -> Path:
+    """A file that holds a secret."""
+    file = tmp_path / "token"
+    file.write_text(content, encoding="ascii")
+    file.chmod(mode)
+    return file
+
+
+WITH_TOKENS = ONE + """
+    cleanup: [{http: {url: "http://127.0.0.1:5/c", token_file: token}}]
+web: {token_file: token}
+"""
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, *([0o640] if os.geteuid() == 0 else [])])
+def test_tokens_come_from_files(tmp_path: Path, mode: int) -> None:
+    """A token in a file that only its owner reads is sent and asked for, and is shown nowhere."""
+    kept(tmp_path, "  s3cret-s3cret-s3cret\n", mode)
+    settings = load(written(tmp_path, WITH_TOKENS), ENV, Overrides())
+    assert settings.web == Web(token_file=tmp_path / "token", token="s3cret-s3cret-s3cret")  # noqa: S106 - of a test
+    (post,) = settings.targets[0].channels("light")
+    assert post.headers == (("Authorization", "Bearer s3cret-s3cret-s3cret"),)
+    assert "s3cret" not in describe(settings) + repr(settings.web) + repr(settings.targets)
+    assert {key: value for key, value, _ in rows(settings)}["web.token_file"] == f"{tmp_path}/token"
+
+
+@pytest.mark.parametrize(("content", "mode", "message"), [
+    ("s3cret-s3cret-s3cret", 0o644, "has mode 0644, others could read it or write to it: use `chmod 600`"),
+    ("s3cret-s3cret-s3cret", 0o660, "has mode 0660"),
+    ("s3cret-s3cret", 0o600, "holds no token: it must be 16 to 4096 printable ASCII characters"),
+    ("s3cret s3cret s3cret", 0o600, "holds no token"),
+    ("s3cret-s3cret\r\nX: s3cret-s3cret", 0o600, "holds no token"),
+    ("s3cret" * 1000, 0o600, "holds no token"),
+    ("", 0o600, "holds no token"),
+])
+def test_tokens_that_are_none_are_refused(tmp_path: Path, content: str, mode: int, message: str) -> None:
+    """A token that others may read, or that nobody could send, is refused where it is named, and not shown."""
+    kept(tmp_path, content, mode)
+    found = told(written(tmp_path, WITH_TOKENS), ENV, Overrides()).splitlines()
+    assert [line.split(": ")[:2] for line in found] == [
+        [f"{tmp_path}/sidecar.yml:7:64", "targets[0].cleanup[0].http.token_file"],
+        [f"{tmp_path}/sidecar.yml:8:19", "web.token_file"]]
+    assert all(f"{tmp_path}/token {message}" in line and "s3cret" not in line for line in found)
+
+
+def test_a_token_is_no_pipe_and_no_strangers_file(tmp_path: Path) -> None:
+    """A pipe keeps nobody waiting, and a file of another user is not believed."""
+    os.mkfifo(tmp_path / "token", 0o600)
+    assert "token is not a file" in told(written(tmp_path, WITH_TOKENS), ENV, Overrides())
+    (tmp_path / "token").unlink()
+    if os.geteuid() == 0:
+        os.chown(kept(tmp_path, "s3cret-s3cret-s3cret"), 65534, -1)
+        assert "token belongs to user 65534" in told(written(tmp_path, WITH_TOKENS), ENV, Overrides())
+
+
+def test_programs_are_run_as_they_stand(tmp_path: Path) -> None:
+    """One program for every cleanup, or one for each; its words are passed on one by one, and $ and ; mean nothing."""
+    target, other = load(written(tmp_path, """
+targets:
+  - {name: a, match: {pid: 1}, cleanup: [{exec: {command: [/bin/echo, "$HOME; true", ""]}}]}
+  - {name: b, match: {pid: 2}, cleanup: [{exec: {light: [/bin/echo, a], aggressive: [/bin/sh], timeout: 5m}}]}
+actions: {allow_exec: [/bin/echo, /bin/sh]}
+"""), ENV, Overrides()).targets
+    assert target.channels("standard") == (
+        Channel("exec", argv=("/bin/echo", "$HOME; true", ""), timeout_seconds=60.0),)
+    assert [other.channels(cleanup) for cleanup in ("light", "standard", "aggressive")] == [
+        (Channel("exec", argv=("/bin/echo", "a"), timeout_seconds=300.0),), (),
+        (Channel("exec", argv=("/bin/sh",), timeout_seconds=300.0),)]
+
+
+def test_periodic_cleanups(tmp_path: Path) -> None:
+    """GC_INTERVAL_SECONDS says how often a light cleanup is asked for: it beats the file, and 0 is never."""
+    file = written(tmp_path, ONE + "actions: {every: {light: 1m, aggressive: 1h}}\n")
+
+    def every(seconds: str) -> dict[str, float]:
+        return dict(load(file, {**ENV, "GC_INTERVAL_SECONDS": seconds}, Overrides()).actions.every_seconds)
+
+    assert every("") == {"light": 60.0, "aggressive": 3600.0}
+    assert every("180") == {"light": 180.0, "aggressive": 3600.0}
+    assert every("0") == {"aggressive": 3600.0}
+    settings = load(file, {**ENV, "GC_INTERVAL_SECONDS": "90.5"}, Overrides())
+    assert re.search(r"actions\.every\.light +1m30s500ms +GC_INTERVAL_SECONDS\n", describe(settings))
+    assert load(None, ENV, Overrides(pid=1)).actions.every_seconds == {}
+    for wrong in ("3m", "-1", "5", "1e3", "nan", "100000"):
+        assert f"GC_INTERVAL_SECONDS: '{wrong}' is not a number of seconds, 0 (never) or from 10" in told(
+            None, {**ENV, "GC_INTERVAL_SECONDS": wrong}, Overrides(pid=1))
+
+
+def test_what_is_set_about_acting_reaches_the_policy() -> None:
+    """Budgets, patience, learning and the hourly limit are those of the file."""
+    actions = load(CASES / "full.good.yml", ENV, Overrides()).actions
+    assert dict(actions.budget_per_hour) == {"light": 60, "standard": 6, "aggressive": 1}
+    assert dict(actions.escalate_after) == {"light": 2, "standard": 2, "aggressive": 3}
+    assert (actions.max_per_hour, actions.exit_for_seconds, actions.strikes) == (5, 30.0, 5)
+    assert (actions.skip_seconds, actions.skip_backoff, actions.skip_max_seconds) == (600.0, 1.5, 21600.0)
+    assert dict(actions.every_seconds) == {"light": 180.0}
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (b"targets: \xff\n", "is not UTF-8 text: byte 9 is 0xff"),
     (b"a: \x01", "not YAML: unacceptable character"),
@@ -341,10 +441,9 @@ def test_the_guide_shows_every_key_with_its_default(tmp_path: Path) -> None:
     shown = load(written(tmp_path, blocks()[0]), ENV, Overrides())
     plain = load(None, ENV, Overrides(pid=1))
     missing = {key for key, _, origin in rows(shown) if origin == "default"}
-    assert missing == {"log.level", "log.format"}
-    assert shown.actions.verification == plain.actions.verification
-    assert dict(shown.actions.policies) == dict(plain.actions.policies)
-    assert dict(shown.actions.cooldown_seconds) == dict(plain.actions.cooldown_seconds)
+    assert missing == {"log.level", "log.format", "web.token_file"}
+    assert "# token_file: /run/secrets/rag-sidecar" in blocks()[0]  # a file that is not there would be a mistake
+    assert replace(shown.actions, mode=None, kill_switch="") == replace(plain.actions, kill_switch="")
     assert (shown.web.listen, shown.job, shown.evaluation_interval_seconds) == (
         plain.web.listen, plain.job, plain.evaluation_interval_seconds)
 
