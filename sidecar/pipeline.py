@@ -131,7 +131,7 @@ class Pipeline:
                 await self._pace.through(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
         stages.notifier.offer(alerts, now)
-        stages.journal.note(page(stages.groups, targets, now))
+        stages.journal.note(page(stages.groups, targets, now, self._used_now))
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         self._acting.act(policy, self._subjects_now, await self._pace.through(self._gates(alerts, now)), now)
         self._done = self._acting.done()

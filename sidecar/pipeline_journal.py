@@ -1,10 +1,12 @@
-"""Between rules and journal: what of the alerts is written down at a tick, and how they go on after a restart."""
+"""Between the stages and the journal: what is written down at a tick, and how that goes on after a restart."""
 
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from sidecar.journal.entry import Entry, Life, Page
+from sidecar.journal.record import Record
 from sidecar.model import Alert, Target
 from sidecar.rules.group import Group, RuleKey
 from sidecar.rules.recording import RecordingRule
@@ -13,12 +15,62 @@ from sidecar.rules.restart import continued, recorded_history
 log = logging.getLogger("sidecar")
 
 
-def page(groups: Sequence[Group], targets: Sequence[Target], now: float) -> Page:
-    """All alerts of all rules, each with its rule and the process behind its target."""
+Drained = Sequence[tuple[str, str, float, Mapping[str, Any]]]
+"""(key, stage, Unix time, body) of what has changed, as ledger and incidents give and take it."""
+
+Notes = Sequence[tuple[str, float, Mapping[str, Any]]]
+"""(key, Unix time, body)."""
+
+
+class Remembered(Protocol):
+    """The ledger, or the incidents: what they say of themselves is what they are restored from."""
+
+    def drain(self) -> Drained:
+        """What has changed since the last call."""
+
+    def restore(self, rows: Drained, now: float) -> None:
+        """Go on from this, at Unix time `now`."""
+
+
+class Noting(Protocol):
+    """What people have ordered, such as a pause."""
+
+    def drain_notes(self) -> Notes:
+        """What has changed since the last call."""
+
+    def restore_notes(self, rows: Notes) -> None:
+        """Go on from this."""
+
+
+def records_of(ledger: Remembered, incidents: Remembered, acting: Noting) -> list[Record]:
+    """What has changed since the last call, as records of the journal; those of no known stage are counted there."""
+    return [*(Record("attempt", *row) for row in ledger.drain()),  # type: ignore[arg-type]
+            *(Record("incident", *row) for row in incidents.drain()),  # type: ignore[arg-type]
+            *(Record("note", key, "state", at, body) for key, at, body in acting.drain_notes())]
+
+
+def restore_actions(records: Sequence[Record], ledger: Remembered, incidents: Remembered, acting: Noting,
+                    now: float) -> None:
+    """Have ledger, incidents and orders go on with what was journalled, before the first tick."""
+    rows: dict[str, list[tuple[str, str, float, Mapping[str, Any]]]] = {"attempt": [], "incident": [], "note": []}
+    for record in records:
+        rows[record.kind].append((record.key, record.stage, record.at, record.body))
+    ledger.restore(rows["attempt"], now)
+    incidents.restore(rows["incident"], now)
+    acting.restore_notes([(key, at, body) for key, _, at, body in rows["note"]])
+    if records:
+        log.info("actions go on from the journal", extra={
+            "attempts": len({key for key, *_ in rows["attempt"]}), "incidents": len(rows["incident"]),
+            "notes": len(rows["note"])})
+
+
+def page(groups: Sequence[Group], targets: Sequence[Target], now: float, used: Mapping[str, float] | None = None,
+         rss: Mapping[str, float] | None = None) -> Page:
+    """All alerts of all rules, each with its rule and the process behind its target; bytes by target for the past."""
     lives = _lives(targets)
     return Page(now, frozenset(key for group in groups for key, _ in group.keyed),
                 [Entry(key, alert, lives.get(alert.labels.get("target", "")), now)
-                 for group in groups for key, rule in group.keyed for alert in rule.alerts()])
+                 for group in groups for key, rule in group.keyed for alert in rule.alerts()], used or {}, rss or {})
 
 
 def restore(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence[Target], now: float) -> None:

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.journal import journal as at_work
-from sidecar.journal.book import MIGRATIONS, MOST_BYTES
 from sidecar.journal.entry import Entry, Life, Page, RuleKey
-from sidecar.journal.journal import Journal, Scribe
+from sidecar.journal.file import MIGRATIONS, MOST_BYTES
+from sidecar.journal.journal import Journal
+from sidecar.journal.scribe import Scribe
 from sidecar.model import Alert, Labels
 
 RULE = ("r.yml", "g", "A#1")
@@ -238,30 +239,15 @@ def scrambled(content: bytes, start: int) -> bytes:
     return content[:start] + random.Random(1).randbytes(max(0, len(content) - start))
 
 
-def of_a_stranger(path: Path, row: str) -> bytes:
-    """A sound file in which one column of the alert says something else."""
-    written(path)
-    db = sqlite3.connect(path)
-    db.execute(f"UPDATE alert SET {row}")  # noqa: S608 - the test's own text
-    db.commit()
-    db.close()
-    return path.read_bytes()
-
-
 @pytest.mark.parametrize("broken", [
     lambda path: scrambled(written(path), 0), lambda path: scrambled(written(path), 1024),
     lambda path: written(path)[:1500], lambda path: written(path) and b"not a database" * 1000,
-    lambda path: of_a_stranger(path, "labels = '[]'"),
-    lambda path: of_a_stranger(path, f"annotations = '{'[' * 9999}'"),
-    lambda path: of_a_stranger(path, "state = 'odd'"), lambda path: of_a_stranger(path, "life = '[1, 2, 3]'"),
-    lambda path: of_a_stranger(path, "fired_at = NULL"), lambda path: of_a_stranger(path, "active_at = 'then'"),
-    lambda path: of_a_stranger(path, "fired_at = 9e999"), lambda path: of_a_stranger(path, "rule = '{}'"),
-    lambda path: of_a_stranger(path, "annotations = x'ff'"),
-], ids=["all", "pages", "cut", "text", "labels", "deep", "state", "life", "unfired", "time", "never", "rule", "bytes"])
+    lambda path: altered(path, "DROP TABLE alert"), lambda path: altered(path, "ALTER TABLE record DROP COLUMN body"),
+], ids=["all", "pages", "cut", "text", "table", "column"])
 def test_a_broken_file_is_moved_aside_and_a_fresh_one_begun(
     path: Path, broken: Callable[[Path], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is restored from it, it is kept for whoever wants to know, and from then on all is well."""
+    """No alert is restored from it, it is kept for whoever wants to know, and from then on all is well."""
     content = broken(path)
     path.write_bytes(content)
     scribe = Scribe(path)
@@ -273,6 +259,42 @@ def test_a_broken_file_is_moved_aside_and_a_fresh_one_begun(
     scribe, entries = again(scribe, path, 1236.0)
     scribe.close(None)
     assert len(entries) == 1
+
+
+def altered(path: Path, statement: str) -> bytes:
+    """A sound journal with one alert, after somebody has put his hand to it."""
+    written(path)
+    db = sqlite3.connect(path)
+    db.execute(statement)
+    db.commit()
+    db.close()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("change", [
+    "labels = '[]'", f"annotations = '{'[' * 9999}'", "state = 'odd'", "life = '[1, 2, 3]'", "fired_at = NULL",
+    "active_at = 'then'", "fired_at = 9e999", "rule = '{}'", "annotations = x'ff'", "expr = CAST(x'ff' AS TEXT)",
+], ids=["labels", "deep", "state", "life", "unfired", "time", "never", "rule", "bytes", "text"])
+def test_an_alert_that_makes_no_sense_costs_only_itself(
+    path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are restored; it is counted and said, and it is gone from the file with the next write."""
+    altered(path, f"UPDATE alert SET {change}")  # noqa: S608 - the test's own text
+    db = sqlite3.connect(path)
+    db.execute("CREATE TEMP TABLE copied AS SELECT * FROM alert")
+    db.execute("UPDATE copied SET rule = 'x'")
+    db.execute("INSERT INTO alert SELECT * FROM copied")
+    db.commit()
+    db.close()
+    scribe = Scribe(path)
+
+    assert scribe.open(1.0) == []
+    assert dict(scribe.waiting.lost) == {"broken": 2}
+    assert "no sidecar has written" in caplog.text
+    scribe.take(page(1.0, alert()))
+    scribe, entries = again(scribe, path, 2.0)
+    scribe.close(None)
+    assert (len(entries), dict(scribe.waiting.lost), dict(scribe.failures)) == (1, {}, {})
 
 
 def test_of_broken_files_one_is_kept(path: Path) -> None:

@@ -172,7 +172,7 @@ def test_a_disk_that_cannot_be_written_stops_nothing(
         sidecar.stop()
 
     said = [json.loads(line)["msg"] for line in log.read_text().splitlines() if "journal" in line]
-    assert said == ["alert states are in memory only, a restart would lose them; tried again",
+    assert said == ["alert states and actions are in memory only, a restart would lose them; tried again",
                     "the journal is written again"]
 
 

@@ -41,11 +41,16 @@ class Entry(NamedTuple):
 
 
 class Page(NamedTuple):
-    """What a tick hands over: at Unix time `at` these are all the alerts of these rules."""
+    """What a tick hands over: at Unix time `at` these are all the alerts of these rules.
+
+    `used` and `rss` are bytes by target: used memory on the basis of its lines, and resident memory where it is known.
+    """
 
     at: float
     rules: Set[RuleKey]
     entries: Sequence[Entry]
+    used: Mapping[str, float] = {}
+    rss: Mapping[str, float] = {}
 
 
 def key_of(rule: RuleKey, labels: Labels) -> tuple[str, str]:

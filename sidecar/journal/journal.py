@@ -1,12 +1,20 @@
 """The journal at work: a thread of its own writes what each tick hands over, and no tick ever waits for a disk."""
 
 import logging
+import math
 import threading
-from collections import Counter, deque
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
-from sidecar.journal.book import Book, Unusable
+from sidecar.journal.book import Place
 from sidecar.journal.entry import Entry, Page
+from sidecar.journal.file import Unusable
+from sidecar.journal.history import Point
+from sidecar.journal.record import Record
+from sidecar.journal.scribe import Scribe
 from sidecar.model import Labels, Metric, Sample, series
 
 log = logging.getLogger(__name__)
@@ -16,116 +24,54 @@ OPENING_SECONDS = 3.0
 ENDING_SECONDS = 2.0
 SILENCE_SECONDS = 15.0
 """A writer from which nothing has come for so long hangs: the disk does not answer."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
+MOST_READINGS = 4
 
 UP = Metric("rag_sidecar_journal_up", "gauge",
-            "1 while alert states are written to disk, 0 while they are in memory only.")
+            "1 while alert states and actions are written to disk, 0 while they are in memory only.")
 WRITES = Metric("rag_sidecar_journal_writes_total", "counter", "Transactions written to the journal.")
 FAILURES = Metric("rag_sidecar_journal_failures_total", "counter", "Times the journal could not be written, by reason.")
-METRICS = (UP, WRITES, FAILURES)
+LOST = Metric("rag_sidecar_journal_lost_total", "counter",
+              "Rows of the journal that were given up, by reason: overflow of what waits; broken, of no sense.")
+METRICS = (UP, WRITES, FAILURES, LOST)
 
 
-class Scribe:
-    """Keeps the file: opens it, writes page after page, and after an error tries again, later each time.
+class Piece(NamedTuple):
+    """Some of what the journal keeps; `place` is where the next piece begins, None behind the last."""
 
-    Works in virtual time: whatever it waits for it waits for in the times of the pages. Lives as long as the desk; used
-    by one thread, while others may look at its figures.
-    """
+    records: Sequence[Record]
+    points: Sequence[Point]
+    place: Place | None
 
-    def __init__(self, path: Path) -> None:
-        self.writes = 0
-        self.failures: Counter[str] = Counter()
-        self.good_at: float | None = None
-        self._path = path
-        self._book: Book | None = None
-        self._pause = FIRST_PAUSE_SECONDS
-        self._retry_at = 0.0
-        self._said = ""
 
-    def open(self, now: float) -> list[Entry]:
-        """Open the file at Unix time `now`; what it holds, which is nothing where it cannot be opened."""
-        try:
-            self._book = self._opened(now)
-        except Unusable as error:
-            self._fail(error, now)
-            return []
-        self.good_at = now
-        entries, self._book.entries = self._book.entries, []
-        return entries
-
-    def take(self, page: Page) -> None:
-        """Have the file say what the page says, if it can be written now."""
-        if self._book is None and self._retry_at - LONGEST_PAUSE_SECONDS <= page.at < self._retry_at:
-            return
-        try:
-            if self._book is None:
-                self._book = self._opened(page.at)
-            self.writes += self._book.write(page)
-        except Unusable as error:
-            self._fail(error, page.at)
-            return
-        self.good_at = page.at
-        self._pause = FIRST_PAUSE_SECONDS
-        if self._said:
-            log.info("the journal is written again", extra={"path": str(self._path)})
-            self._said = ""
-
-    def close(self, at: float | None) -> None:
-        """Let go of the file; until `at` somebody looked."""
-        if self._book is None:
-            return
-        try:
-            if at is not None:
-                self._book.end(at)
-        except Unusable as error:
-            self._fail(error, at or 0.0)
-        else:
-            self._book.close()
-
-    def _opened(self, now: float) -> Book:
-        """The file, and where it cannot be made sense of, a fresh one in its place."""
-        try:
-            return Book(self._path)
-        except Unusable as error:
-            if error.reason != "broken":
-                raise
-            self.failures["broken"] += 1
-            moved = _move_aside(self._path, now)
-            log.error("the journal cannot be read and is begun anew",
-                      extra={"reason": str(error), "moved_to": moved.name})
-        return Book(self._path)
-
-    def _fail(self, error: Unusable, now: float) -> None:
-        if self._book is not None:
-            self._book.close()
-            self._book = None
-        self.good_at = None
-        self.failures[error.reason] += 1
-        self._retry_at = now + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-        if error.reason != self._said:
-            log.warning("alert states are in memory only, a restart would lose them; tried again",
-                        extra={"reason": error.reason, "error": str(error), "help": error.help})
-            self._said = error.reason
+class _Reading(NamedTuple):
+    since: float
+    place: Place
+    answer: "Future[Piece]"
 
 
 class Journal:
-    """A scribe in a thread, the desk's only one. Lives as long as the desk; `note` and `samples` never wait.
+    """A scribe in a thread, the desk's only one. Lives as long as the desk; only `open` and `close` ever wait.
 
-    Of what is handed over only the latest waits: a page says everything, so none before it is needed any more.
+    Of pages only the latest waits: a page says everything, so none before it is needed any more. Records wait until
+    they are written, see `Waiting`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._scribe = Scribe(folder / FILE)
         self._latest: deque[Page] = deque(maxlen=1)
+        self._readings: deque[_Reading] = deque()
         self._entries: list[Entry] = []
+        self._records: list[Record] = []
+        self._given = 0
+        self._given_up = 0
+        self._noted_at = self._unheard_since = -math.inf
         self._opened = threading.Event()
         self._wake = threading.Event()
         self._ending = False
         self._thread: threading.Thread | None = None
 
     def open(self, now: float) -> list[Entry]:
-        """Begin; what was journalled before. A disk that does not answer in time is not waited for."""
+        """Begin; the alerts that were journalled before. A disk that does not answer in time is not waited for."""
         self._thread = threading.Thread(target=self._work, args=(now,), name="journal", daemon=True)
         self._thread.start()
         if not self._opened.wait(OPENING_SECONDS):
@@ -134,10 +80,46 @@ class Journal:
         entries, self._entries = self._entries, []
         return entries
 
+    @property
+    def records(self) -> list[Record]:
+        """What was done before, oldest first, once `open` has returned. Handed out once: the journal keeps no copy."""
+        if not self._opened.is_set():
+            return []
+        records, self._records = self._records, []
+        return records
+
+    def record(self, records: Sequence[Record], mark: int) -> None:
+        """Have these written, all before `marked` reaches `mark`. Of a key, planned and final count once: the first."""
+        self._given = max(self._given, mark)
+        self._scribe.waiting.put(records, mark)
+        self._wake.set()
+
+    @property
+    def marked(self) -> int:
+        """The largest mark all of whose records are on disk, or were given up because the file cannot be written."""
+        return max(self._scribe.marked, self._given_up)
+
     def note(self, page: Page) -> None:
-        """Have this page written."""
+        """Have this page written. Of a disk that does not answer nothing more is expected: marks are given up."""
         self._latest.append(page)
         self._wake.set()
+        if self._scribe.heard_at >= self._noted_at:
+            self._unheard_since = page.at
+        elif page.at - self._unheard_since > SILENCE_SECONDS:
+            self._given_up = self._given
+        self._noted_at = page.at
+
+    def read(self, since: float, place: Place | None = None) -> "Future[Piece]":
+        """What is kept of `since` or later, a piece at a time, beginning at `place`: the thread reads between writes.
+
+        The answer, or this call, raises Unusable where the file cannot be read, or too many are reading.
+        """
+        if len(self._readings) >= MOST_READINGS or self._ending:
+            raise Unusable("busy", "the journal is being read by others; ask again")
+        reading = _Reading(since, place or Place(), Future())
+        self._readings.append(reading)
+        self._wake.set()
+        return reading.answer
 
     def close(self) -> None:
         """Write what was noted last and end; a disk that does not answer in time is not waited for."""
@@ -155,33 +137,32 @@ class Journal:
         return [Sample(series(base, UP.name), float(up), at),
                 Sample(series(base, WRITES.name), self._scribe.writes, at),
                 *(Sample(series(base, FAILURES.name, "reason", reason), count, at)
-                  for reason, count in list(self._scribe.failures.items()))]
+                  for reason, count in list(self._scribe.failures.items())),
+                *(Sample(series(base, LOST.name, "reason", reason), count, at)
+                  for reason, count in list(self._scribe.waiting.lost.items()))]
 
     def _work(self, now: float) -> None:
         self._entries = self._scribe.open(now)
+        self._records = self._scribe.records()
         self._opened.set()
         at, over = None, False
         while not over:
             self._wake.wait()
             self._wake.clear()
             over = self._ending  # asked first: what was noted before the end is written
-            while self._latest:
-                page = self._latest.popleft()
-                at = page.at
-                self._scribe.take(page)
+            page = self._latest.popleft() if self._latest else None
+            at = page.at if page else at
+            self._scribe.take(page)
+            while self._readings:
+                self._answer(self._readings.popleft())
         self._scribe.close(at)
+        while self._readings:
+            self._answer(self._readings.popleft())
 
-
-def _move_aside(path: Path, now: float) -> Path:
-    """Give a broken file, and the log beside it, another name, in place of the one before it. Raises Unusable."""
-    moved = path.with_name(f"{path.name}.broken-{now:.0f}")
-    try:
-        for old in path.parent.glob(f"{path.name}.broken-*"):
-            old.unlink()
-        for end in ("", "-wal"):
-            if (source := path.with_name(path.name + end)).exists():
-                source.rename(moved.with_name(moved.name + end))
-        path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
-    except OSError as error:
-        raise Unusable("broken", f"{path} is damaged and cannot be moved aside: {error.strerror}") from error
-    return moved
+    def _answer(self, reading: _Reading) -> None:
+        if not reading.answer.set_running_or_notify_cancel():
+            return
+        try:
+            reading.answer.set_result(Piece(*self._scribe.piece(reading.since, reading.place)))
+        except Unusable as error:
+            reading.answer.set_exception(error)
