@@ -1,5 +1,6 @@
 """The desk's end of the line to the guard: what it has to tell, and what it is to do."""
 
+import errno
 import itertools
 import logging
 import socket
@@ -27,7 +28,9 @@ class Dispatch:
 
     `ended` is True once the guard has hung up: then the desk ends, too. `unlinked` names the processes, as (target,
     pid), to whose agents the guard has no socket any more. What the guard has no room for is not remembered as sent, so
-    the next tick sends it again.
+    the next tick sends it again. `foreign` are the targets on which another sidecar acts: here the guard refuses to.
+    `left` is what a guard that was killed has left in its flight record, events with lower numbers than all others;
+    it is over for good once `beat` has said so.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -36,21 +39,29 @@ class Dispatch:
         self.events_seen = 0
         self.sock = sock
         self.unlinked: deque[tuple[str, int]] = deque(maxlen=MOST_UNLINKED)
+        self.foreign: set[str] = set()
+        self.left: list[Event] = []
         self._watched: dict[str, tuple[Identity | None, Basis | None]] = {}
         self._told: dict[str, tuple[Sequence[Sequence[int]], int]] = {}
         self._standing: dict[str, tuple[list[Armed], float]] = {}
         self._serial = itertools.count(1)
+        self._serials: dict[str, int] = {}
+        self._applied = 0
         self._waiting: list[Event] = []
 
-    def hello(self, kill_switch: str, courier: bool, agent: bool = False) -> tuple[int, dict[str, Identity]]:
+    def hello(self, kill_switch: str, courier: bool, agent: bool = False,
+              record: int = -1) -> tuple[int, dict[str, Identity]]:
         """Report for work. The pid of the user's program (0: there is none) and what the guard already watches.
 
-        `agent`: the program is started with one inside. Raises SidecarError if the guard does not answer. One that is
-        ending already has hung up: see `ended`.
+        `agent`: the program is started with one inside. `record`: a descriptor of the file that the flight record is
+        to be kept in; `left`, set before to all that is in it, is cut to what an earlier guard has written. Raises
+        SidecarError if the guard does not answer. One that is ending already has hung up: see `ended`.
         """
         self.sock.settimeout(HELLO_SECONDS)
         try:
-            self.sock.send(wire.encode("hello", kill_switch=kill_switch, courier=courier, agent=agent))
+            hello = wire.encode("hello", kill_switch=kill_switch, courier=courier, agent=agent)
+            if not wire.send(self.sock, hello, record):
+                raise BrokenPipeError(errno.EPIPE, "it has hung up")
             data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
             self.ended = not data
             kind, body = wire.decode(data or NO_WELCOME)
@@ -61,6 +72,12 @@ class Dispatch:
             raise SidecarError(f"the guard said {kind!r} instead of welcome")
         known = {str(name): wire.identity(raw) for name, raw in body["watched"]}
         self._watched = {name: (found, None) for name, found in known.items()}
+        self.foreign = {str(name) for name in body.get("foreign", ())}
+        first = int(body.get("first", 0))
+        if record >= 0 and not first and not self.ended:
+            log.warning("the guard keeps its flight record in memory only", extra={
+                "help": "another sidecar uses this storage path: give each its own with --storage.path"})
+        self.left = [event for event in self.left if event.number < first]
         return int(body["program_pid"]), known
 
     def receive(self) -> list[Event]:
@@ -76,6 +93,8 @@ class Dispatch:
             kind, body = wire.decode(data)
             if kind == "unlinked":
                 self.unlinked.append((str(body["target"]), int(body["pid"])))
+            elif kind == "applied":
+                self._applied = max(self._applied, int(body["serial"]))
             elif kind == "event":
                 self.lost_events = int(body["lost"])
                 new.append(wire.event(body["event"]))
@@ -89,6 +108,10 @@ class Dispatch:
         if events:
             self.events_seen = events[-1].number
         for event in events:
+            if event.kind == "foreign":
+                self.foreign.add(event.target)
+            elif event.kind in ("owned", "gone", "changed"):
+                self.foreign.discard(event.target)
             if event.kind in ("gone", "changed", "unreadable"):
                 self._watched.pop(event.target, None)  # it may not be held any more: say it anew
             if event.kind in ("gone", "changed", "crossed"):
@@ -105,6 +128,7 @@ class Dispatch:
         if wanted is None:
             if self._send("unwatch", target=target):
                 self._watched.pop(target, None)
+                self.foreign.discard(target)
         elif self._send("watch", target=target, identity=wanted[0], basis=wanted[1]):
             self._watched[target] = wanted
 
@@ -134,8 +158,19 @@ class Dispatch:
         if list(armed) == known and all(0.0 <= age <= each.order.valid_seconds / 2 for each in armed):
             return
         orders = [each.order._replace(not_before_seconds=max(0.0, each.not_before - now)) for each in armed]
-        if self._send("orders", target=target, orders=orders, seen=self.events_seen, serial=next(self._serial)):
+        serial = next(self._serial)
+        self._serials.pop(target, None)
+        if self._send("orders", target=target, orders=orders, seen=self.events_seen, serial=serial):
             self._standing[target] = (list(armed), now)
+            self._serials[target] = serial
+
+    def in_force(self, target: str) -> bool:
+        """Whether the guard has acknowledged the last standing orders for this target: only they hold then.
+
+        False before it was given any, when those of an earlier desk may hold. A target that is not watched has none.
+        """
+        serial = self._serials.get(target, 0)
+        return target not in self._watched or 0 < serial <= self._applied
 
     def deliver(self, order: Order) -> bool:
         """Have an order carried out now. False if the guard has no room: then nothing was begun."""

@@ -15,7 +15,7 @@ from sidecar.procfs import KeptFile, parse_stat
 MOST_OF_A_TARGET = 64
 READ_BYTES = 65536
 
-Lost = Callable[..., None]
+Lost = Callable[..., object]
 """`lost(target=…, pid=…)`: the socket to this process is of no more use."""
 
 

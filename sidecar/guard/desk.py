@@ -63,10 +63,9 @@ class Desk:
         """Its configuration is good and it is at work."""
         self.greeted = self.ever_greeted = True
 
-    def tell(self, kind: str, **body: Any) -> None:
-        """Say something that is lost where the desk has no room for it, or is not at work."""
-        if self.sock and self.greeted:
-            send(self.sock, encode(kind, **body))
+    def tell(self, kind: str, **body: Any) -> bool:
+        """Say something. False where the desk has no room for it, or is not at work: then it is lost."""
+        return bool(self.sock and self.greeted and send(self.sock, encode(kind, **body)))
 
     def silent(self, now: float) -> bool:
         """Whether it has said nothing for so long that it must be taken for hung; to be asked at every turn.

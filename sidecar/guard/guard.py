@@ -39,6 +39,7 @@ class Guard:
         self._courier_pid = 0
         self._courier_wanted = False
         self._courier_start = 0.0
+        self._applied: int | None = None  # what is still to be told of it
         self._end_by = 0.0
         self._code = 0
         self._over = False
@@ -56,6 +57,7 @@ class Guard:
             now = monotonic()
             self._watchlist.look(now)
             self._deliveries.poll(now)
+            self._record.save()
             self._flush()
             self._supervise(now)
         self._desk.kill()
@@ -76,6 +78,7 @@ class Guard:
         if not self._end_by and self._desk.start_if_due(now):
             assert self._desk.sock
             self._record.start_over()
+            self._applied = None
             self._epoll.register(self._desk.sock.fileno(), select.EPOLLIN)
         if self._courier_wanted and not self._courier_pid and now >= self._courier_start:
             self._courier_start = now + COURIER_PAUSE_SECONDS
@@ -181,14 +184,16 @@ class Guard:
 
         Raises ValueError, TypeError or KeyError if it makes no sense.
         """
-        hear = {"hello": self._hello, "beat": self._record.done, "orders": self._orders,
+        hear = {"hello": partial(self._hello, passed), "beat": self._record.done, "orders": self._orders,
                 "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "told": self._watchlist.told,
                 "deliver": self._watchlist.deliver, "link": partial(self._watchlist.link, passed)}[kind]
         hear(**body)  # type: ignore[operator]
 
-    def _hello(self, kill_switch: str, courier: bool, agent: bool = False) -> None:
+    def _hello(self, passed: list[int], kill_switch: str, courier: bool, agent: bool = False) -> None:
+        """A desk is ready. What it has passed on is the file that the flight record is kept in."""
         if self._end_by:
             return  # it was starting when the end began
+        kept = bool(passed) and self._record.keep_in(passed.pop())
         if self._command and not self._program_pid and not self._desk.ever_greeted:
             try:
                 self._program_pid = children.spawn_user_program(self._command, bool(agent))
@@ -199,15 +204,18 @@ class Guard:
         self._deliveries.kill_switch = str(kill_switch)
         self._courier_wanted = bool(courier)
         self._desk.hello()
-        self._desk.tell("welcome", program_pid=self._program_pid, watched=self._watchlist.identities())
+        self._desk.tell("welcome", program_pid=self._program_pid, watched=self._watchlist.identities(),
+                        first=self._record.first if kept else 0)
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)
-        self._desk.tell("applied", serial=serial)
+        self._applied = int(serial)
 
     def _flush(self) -> None:
         sock = self._desk.sock
         if sock and self._desk.greeted and not self._end_by:
+            if self._applied is not None and self._desk.tell("applied", serial=self._applied):
+                self._applied = None
             done = self._record.flush(sock)
             self._epoll.modify(sock.fileno(), select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
 

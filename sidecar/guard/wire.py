@@ -2,10 +2,11 @@
 
 `_socket` is what is below `socket`, which would take a sixteenth of the guard's memory budget for its enumerations.
 
-The desk says hello (once, when its configuration is good), beat, watch, told, unwatch, link (with it comes a socket to
-an agent), orders and deliver. The guard says welcome (in answer to hello), applied (orders are in force), unlinked
-(a socket is of no more use) and event. The guard tells of a message that it cannot read and goes on; one that the desk
-cannot read ends the desk, because both come from one package.
+The desk says hello (once, when its configuration is good; with it comes the file for the flight record), beat, watch,
+told, unwatch, link (with it comes a socket to an agent), orders and deliver. The guard says welcome (in answer to
+hello), applied (all orders up to a serial number are in force), unlinked (a socket is of no more use) and event. The
+guard tells of a message that it cannot read and goes on; one that the desk cannot read ends the desk, because both come
+from one package.
 """
 
 from __future__ import annotations
