@@ -13,7 +13,6 @@ from functools import partial
 from sidecar import logs
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
-from sidecar.actions.policy import Decision
 from sidecar.clock import busy, monotonic, wall
 from sidecar.config import Settings
 from sidecar.config_settings import Target
@@ -39,7 +38,7 @@ from sidecar.rules.load import load, shipped
 from sidecar.rules.source import MAX_SAMPLES, MAX_SECONDS, Bounded
 from sidecar.rules.spec import GroupSpec
 from sidecar.store import Store
-from sidecar.web.control import Hands, build_control, listening
+from sidecar.web.control import build_control, listening
 from sidecar.web.server import build, serving
 from sidecar.web.view import Sources, View
 
@@ -104,7 +103,7 @@ class _Desk:
                 {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
                  for target in settings.targets}, asyncio.sleep))
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
-            await self._serve_control(view, pipeline, stack)
+            await self._serve_control(view, pipeline, url, stack)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             gc.callbacks.append(LongPasses(monotonic))
@@ -126,7 +125,8 @@ class _Desk:
         """
         listen = str(self._settings.web.listen)
         try:
-            urls = await stack.enter_async_context(serving(build(view, hosts=self._settings.web.hosts), [listen]))
+            app = build(view, hosts=self._settings.web.hosts, token=self._settings.web.token)
+            urls = await stack.enter_async_context(serving(app, [listen]))
         except SidecarError as error:
             if self._starts == 1:
                 raise
@@ -139,15 +139,12 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    async def _serve_control(self, view: View, pipeline: Pipeline, stack: AsyncExitStack) -> None:
+    async def _serve_control(self, view: View, pipeline: Pipeline, url: str, stack: AsyncExitStack) -> None:
         """Serve the people of this machine until the end; where that cannot be, the rest goes on."""
-        def order(target: str, cleanup: Cleanup, dry_run: bool) -> Decision | None:
-            return pipeline.by_hand.order(target, cleanup, wall(), dry_run=dry_run)
-
-        hands = Hands([str(target.name) for target in self._settings.targets], order,
-                      pipeline.by_hand.attempt, asyncio.sleep)
+        names = [str(target.name) for target in self._settings.targets]
+        view.hands = pipeline.by_hand.lend(names, url, wall, asyncio.sleep)
         try:
-            await stack.enter_async_context(listening(build_control(view, hands), self._settings.storage))
+            await stack.enter_async_context(listening(build_control(view), self._settings.storage))
         except SidecarError as error:
             log.warning("nothing can be ordered by hand, the rest goes on",
                         extra={"error": str(error), "help": error.help})

@@ -1,42 +1,121 @@
-"""Between two ticks: a cleanup that a person asks for, carried out and judged like those of the rules."""
+"""Between two ticks: what people and other programs ask for, carried out and judged like what the rules ask for."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sidecar.actions.acting import Acting
-from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.policy import Decision, Policy, Subject
 from sidecar.model import Cleanup
 from sidecar.pipeline_agents import hand_over
 from sidecar.probes.sampler import Sampler
+from sidecar.web.hands import Asked, Hands, Trigger, Wish
+
+MOST_WISHES = 64
+"""How many cleanups that were asked for over the network may wait."""
 
 
 class ByHand:
-    """Orders of people. Lives as long as the desk; `subjects` are the targets as the last tick saw them."""
+    """Orders of people and of other programs. Lives as long as the desk.
 
-    def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options) -> None:
+    `subjects` are the targets as the last tick saw them.
+    """
+
+    def __init__(self, acting: Any, ledger: Ledger, dispatch: Any, sampler: Sampler, options: Options) -> None:
         self.subjects: Sequence[Subject] = ()
         self._acting = acting
         self._ledger = ledger
         self._dispatch = dispatch
         self._sampler = sampler
         self._options = options
+        self._wishes: dict[tuple[str, Cleanup, Trigger], Wish] = {}
 
     def order(self, target: str, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision | None:
         """Have a target cleaned at Unix time `now`; None before the first tick, or of no target of ours."""
-        subject = next((each for each in self.subjects if each.name == target), None)
+        subject = self._subject(target)
         if subject is None:
             return None
         hand_over(self._sampler.agents, self._dispatch, target, "enforce", subject.channels)  # whatever the mode is
-        return self._acting.by_hand(policy_now(self._options), subject, cleanup, now, dry_run=dry_run)
+        decision: Decision = self._acting.by_hand(policy_now(self._options), subject, cleanup, now, dry_run=dry_run)
+        return decision
 
     def attempt(self, order_id: str) -> Mapping[str, Any] | None:
         """What has come of an order so far, as `GET /api/v1/actions` shows it; None while the guard has not begun."""
         return next((attempt.as_json() for attempt in self._ledger.attempts()
                      if attempt.id == order_id or attempt.id.startswith(f"{order_id}.")), None)
+
+    def ask(self, asked: Asked, now: float) -> Wish | None:
+        """Have a target cleaned as soon as the policy allows it; None while `MOST_WISHES` wait.
+
+        Whoever asks for what is waited for already makes it good for longer, and gets the same wish.
+        """
+        key = asked.target, asked.cleanup, asked.trigger
+        until = now + asked.ttl_seconds
+        wish = self._wishes.get(key)
+        if wish is None:
+            wish = Wish(asked, until)
+            if not self._try(wish, now) and len(self._wishes) >= MOST_WISHES:
+                return None
+            if not wish.over:
+                self._wishes[key] = wish
+        wish.until = max(wish.until, until)
+        return wish
+
+    def work(self, now: float) -> None:
+        """Try what waits, in the order in which it was asked for; for every tick."""
+        for key, wish in list(self._wishes.items()):
+            if self._try(wish, now):
+                del self._wishes[key]
+
+    def _try(self, wish: Wish, now: float) -> bool:
+        """Whether a wish is over: there is an order, or its time has passed."""
+        asked, subject = wish.asked, self._subject(wish.asked.target)
+        if subject is not None and now <= wish.until:
+            wish.decision = self._acting.asked(
+                policy_now(self._options), subject, asked.cleanup, now, asked.trigger, asked.labels)
+        wish.over = now >= wish.until or bool(wish.decision and wish.decision.order)
+        return wish.over
+
+    def pause(self, targets: Iterable[str], seconds: float | None, now: float) -> None:
+        """Do nothing unasked to these targets, for so long or until further notice. What is under way goes on."""
+        for target in targets:
+            self._acting.pause(target, None if seconds is None else now + seconds, now)
+            self._dispatch.stand(target, [], now)
+
+    def resume(self, targets: Iterable[str], now: float) -> None:
+        """Act on these targets again."""
+        for target in targets:
+            self._acting.resume(target, now)
+
+    def unpark(self, targets: Iterable[str], now: float) -> None:
+        """Try again what was found to be of no use to these targets."""
+        for target in targets:
+            self._acting.unpark(target, now)
+
+    def in_force(self, target: str) -> bool:
+        """Whether the guard has acknowledged the latest standing orders for a target."""
+        return bool(self._dispatch.in_force(target))
+
+    def lend(self, targets: Sequence[str], url: str, clock: Callable[[], float],
+             sleep: Callable[[float], Awaitable[None]]) -> Hands:
+        """What the servers may have done: to these targets; `url` is that of our own alerts, `clock` is Unix time."""
+
+        def named(target: str | None) -> Sequence[str]:
+            return targets if target is None else [target]
+
+        return Hands(
+            targets=targets, external_url=url,
+            levels={level: policy.entry for level, policy in self._options.policies.items()},
+            order=lambda target, cleanup, dry_run: self.order(target, cleanup, clock(), dry_run=dry_run),
+            attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
+            pause=lambda target, seconds: self.pause(named(target), seconds, clock()),
+            resume=lambda target: self.resume(named(target), clock()),
+            unpark=lambda target: self.unpark(named(target), clock()),
+            paused=lambda: self._acting.paused, in_force=self.in_force, now=clock, sleep=sleep)
+
+    def _subject(self, target: str) -> Subject | None:
+        return next((each for each in self.subjects if each.name == target), None)
 
 
 def policy_now(options: Options) -> Policy:

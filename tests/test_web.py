@@ -19,7 +19,7 @@ from sidecar.web import server
 from sidecar.web.admission import REQUESTS, admission, host_allowed
 from sidecar.web.api import exponent_form
 from sidecar.web.server import build, parse_listen, serving
-from sidecar.web.view import Snapshot, TargetStatus, View
+from sidecar.web.view import ModeStatus, Snapshot, TargetStatus, View
 
 FIRED = 1795165899.730
 
@@ -109,7 +109,8 @@ def test_no_alerts_and_actions_are_empty_lists() -> None:
 
     async def steps(ask: Ask) -> None:
         assert (await ask("/api/v1/alerts")).json == {"status": "success", "data": {"alerts": []}}
-        assert (await ask("/api/v1/actions")).json == {"status": "success", "data": {"actions": []}}
+        nothing = {"actions": [], "decisions": [], "incidents": []}
+        assert (await ask("/api/v1/actions")).json == {"status": "success", "data": nothing}
 
     serve(steps)
 
@@ -124,6 +125,52 @@ def test_actions_come_newest_first() -> None:
         assert actions == [{**newer, "freed_bytes": None}, older]
 
     serve(steps, View(Snapshot(actions=[older, newer])))
+
+
+@pytest.mark.parametrize(("query", "actions", "decisions", "incidents"), [
+    ("", "cba", "rw", "21"), ("target=rag", "ba", "r", "1"), ("outcome=effective", "ca", "rw", "21"),
+    ("target=rag&outcome=effective", "a", "r", "1"), ("limit=1", "c", "r", "2"), ("limit=0", "cba", "rw", "21"),
+    ("target=x", "", "", ""), ("outcome=x", "", "rw", "21")])
+def test_actions_are_chosen(query: str, actions: str, decisions: str, incidents: str) -> None:
+    """Attempts, present decisions and incidents, of one target, with one outcome, or so many of each."""
+    snapshot = Snapshot(
+        actions=[{"id": "a", "target": "rag", "started_at": 1.0, "outcome": "effective"},
+                 {"id": "b", "target": "rag", "started_at": 2.0, "outcome": "partial"},
+                 {"id": "c", "target": "web", "started_at": 3.0, "outcome": "effective", "told": {"x": float("inf")}}],
+        decisions=[{"id": "r", "target": "rag"}, {"id": "w", "target": "web"}],
+        incidents=[{"id": "2", "target": "web"}, {"id": "1", "target": "rag"}])
+
+    async def steps(ask: Ask) -> None:
+        data = (await ask(f"/api/v1/actions?{query}")).json["data"]
+        assert {name: "".join(row["id"] for row in rows) for name, rows in data.items()} == {
+            "actions": actions, "decisions": decisions, "incidents": incidents}
+        assert (await ask("/api/v1/actions?limit=x")).status == 400
+
+    serve(steps, View(snapshot))
+
+
+def test_mode_is_told_for_load_balancers() -> None:
+    """A degraded target is 503, a normal or cautious one 200, one that nobody knows 404; all together: the worst."""
+    def snapshot(mode: str) -> Snapshot:
+        targets = [TargetStatus(name, True) for name in ("rag", "web", "new")]
+        return Snapshot(targets=targets, modes={"rag": ModeStatus(mode, 900.0, 1000.0), "web": ModeStatus("normal")})
+
+    async def steps(ask: Ask) -> None:
+        for mode, status in (("normal", 200), ("cautious", 200), ("degraded", 503)):
+            view.snapshot = snapshot(mode)
+            one, every, other = [await ask(f"/api/v1/mode{path}") for path in ("/rag", "", "/web")]
+            shown = {"target": "rag", "mode": mode, "used_bytes": 900.0, "limit_bytes": 1000.0}
+            assert (one.status, one.json) == (status, {"status": "success", "data": shown})
+            assert (every.status, every.json["data"]["mode"]) == (status, mode)
+            assert [row["target"] for row in every.json["data"]["targets"]] == ["new", "rag", "web"]
+            assert other.status == 200
+        unread = await ask("/api/v1/mode/new")
+        assert (unread.status, unread.json["data"]["mode"]) == (200, "unknown")
+        assert (await ask("/api/v1/mode/x")).status == 404
+        assert (await ask("/api/v1/mode/rag", "HEAD")).status == 503
+
+    view = View()
+    serve(steps, view)
 
 
 @pytest.mark.parametrize(

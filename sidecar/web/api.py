@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 from sidecar.model import Alert
 from sidecar.notify.payload import rfc3339
+from sidecar.web.view import Snapshot
 
 ErrorType = Literal["bad_data", "execution", "canceled", "timeout", "unavailable"]
 STATUS: dict[ErrorType, int] = {"bad_data": 400, "execution": 422, "canceled": 499, "timeout": 503, "unavailable": 503}
@@ -35,8 +36,6 @@ def success(data: Any) -> web.Response:
     """`{"status":"success","data":…}`. Numbers that JSON does not know have to be strings or None by now."""
     text = json.dumps({"status": "success", "data": data}, allow_nan=False)
     return web.Response(text=text, content_type=JSON)
-
-
 
 
 def answering(handler: Handler) -> Handler:
@@ -94,10 +93,15 @@ def alerts(given: Sequence[Alert]) -> dict[str, Any]:
     return {"alerts": [alert_shape(alert) for alert in given if alert.state != "inactive"]}
 
 
-def actions(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The `data` of GET /api/v1/actions, newest first."""
-    newest_first = sorted(given, key=lambda action: action["started_at"], reverse=True)
-    return {"actions": [{name: _finite(value) for name, value in action.items()} for action in newest_first]}
+def actions(shown: Snapshot, target: str = "", outcome: str = "", most: int = 0) -> dict[str, Any]:
+    """The `data` of GET /api/v1/actions: attempts, newest first, with this outcome; decisions; incidents.
+
+    Of one target if one is named; `most` of each list, 0 is all.
+    """
+    newest_first = sorted(shown.actions, key=lambda action: action["started_at"], reverse=True)
+    chosen = [action for action in newest_first if outcome in ("", action.get("outcome"))]
+    return {name: [_finite(row) for row in rows if target in ("", row.get("target"))][:most or None]
+            for name, rows in (("actions", chosen), ("decisions", shown.decisions), ("incidents", shown.incidents))}
 
 
 def exponent_form(value: float) -> str:
@@ -121,4 +125,9 @@ def alert_shape(alert: Alert) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
+    """What JSON knows: null for a number that is none."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

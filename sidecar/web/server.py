@@ -1,4 +1,4 @@
-"""The web server: what can be read over TCP. Nothing here changes anything."""
+"""The web server: what can be read over TCP, and, with the token, what can be ordered."""
 
 import asyncio
 import errno
@@ -10,10 +10,14 @@ from functools import partial
 
 from aiohttp import web
 
+from sidecar.clock import monotonic
 from sidecar.errors import SidecarError
-from sidecar.web import api, page, rules
+from sidecar.web import api, modes, page, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
+from sidecar.web.bearer import Bearer
 from sidecar.web.metrics import Exposition
+from sidecar.web.orders import Orders
+from sidecar.web.parameters import limit, parameters
 from sidecar.web.query import Queries
 from sidecar.web.view import View
 
@@ -27,8 +31,19 @@ VIEW = web.AppKey("view", View)
 EXPOSITION = web.AppKey("exposition", Exposition)
 
 
-def build(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
-    """The application that shows `view`, under any IP address, localhost and the names in `hosts`."""
+def build(view: View, *, hosts: Sequence[str] = (), token: str = "",
+          clock: Callable[[], float] = monotonic) -> web.Application:
+    """The application behind TCP: it shows `view`, and takes orders from whoever has the `token` ("": from nobody).
+
+    It is served under any IP address, localhost and the names in `hosts`. `clock` is in seconds and never goes back.
+    """
+    app = pages(view, hosts=hosts)
+    app.add_routes(Orders(view, Bearer(token, clock)).routes())
+    return app
+
+
+def pages(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
+    """An application that shows `view` and changes nothing."""
     app = web.Application(middlewares=[plain_errors, admission(hosts)], client_max_size=BODY_BYTES)
     app[VIEW] = view
     app[EXPOSITION] = Exposition()
@@ -47,7 +62,9 @@ def build(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
         web.post("/api/v1/query_range", over_range),
         web.get("/api/v1/rules", api.answering(partial(rules.handle, view=view))),
         web.get("/api/v1/alerts", alerts),
-        web.get("/api/v1/actions", actions),
+        web.get("/api/v1/actions", api.answering(actions)),
+        web.get("/api/v1/mode", partial(modes.worst, view)),
+        web.get("/api/v1/mode/{target}", partial(modes.of_target, view)),
     ])
     return app
 
@@ -84,8 +101,13 @@ async def alerts(request: web.Request) -> web.Response:
 
 
 async def actions(request: web.Request) -> web.Response:
-    """GET /api/v1/actions: what was done about it, newest first."""
-    return api.success(api.actions(request.app[VIEW].snapshot.actions))
+    """GET /api/v1/actions: what was done about it, newest first, what is decided now, and the incidents.
+
+    `target` and `outcome` choose, `limit` is how many of each list. Raises ApiError for a limit that is none.
+    """
+    wanted = await parameters(request)
+    return api.success(api.actions(request.app[VIEW].snapshot, wanted.first("target"), wanted.first("outcome"),
+                                   wanted.read("limit", limit, 0)))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from sidecar.model import Alert, Metric, Sample
 from sidecar.promql.context import Options
 from sidecar.promql.values import Newest, Select
 from sidecar.rules.group import Group
+from sidecar.web.hands import Hands
 
 
 class Family(NamedTuple):
@@ -27,12 +28,21 @@ class TargetStatus(NamedTuple):
     critical_bytes: float | None = None
 
 
+class ModeStatus(NamedTuple):
+    """How careful a target had better be: `normal`, `cautious` or `degraded`. Bytes are None where unknown."""
+
+    mode: str
+    used_bytes: float | None = None
+    limit_bytes: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything that is shown, as it was after tick number `tick`.
 
     `unready` says why the sidecar is not ready; the empty string means that it is. `actions` are JSON objects as
-    `GET /api/v1/actions` returns them, each with `started_at`.
+    `GET /api/v1/actions` returns them, each with `started_at`; `decisions` and `incidents` alike, each with `target`.
+    `modes` has the targets whose mode is known.
     """
 
     tick: int = 0
@@ -41,6 +51,9 @@ class Snapshot:
     targets: Sequence[TargetStatus] = ()
     alerts: Sequence[Alert] = ()
     actions: Sequence[Mapping[str, Any]] = ()
+    decisions: Sequence[Mapping[str, Any]] = ()
+    incidents: Sequence[Mapping[str, Any]] = ()
+    modes: Mapping[str, ModeStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +77,11 @@ class Sources:
 class View:
     """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick.
 
-    `sources` are None until there is anything to ask.
+    `sources` are None until there is anything to ask, `hands` until there is anybody who could carry out an order.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None, sources: Sources | None = None) -> None:
+    def __init__(self, snapshot: Snapshot | None = None, sources: Sources | None = None,
+                 hands: Hands | None = None) -> None:
         self.snapshot = snapshot or Snapshot()
         self.sources = sources
+        self.hands = hands

@@ -1,0 +1,279 @@
+"""The routes that change something: over the control socket for people, over TCP for whoever has the token."""
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+from aiohttp import web
+
+from sidecar.actions.options import STRENGTH
+from sidecar.actions.policy import Decision, Reason
+from sidecar.model import Cleanup
+from sidecar.rules.durations import parse_duration
+from sidecar.web import webhook
+from sidecar.web.api import JSON, success
+from sidecar.web.bearer import Bearer
+from sidecar.web.hands import Asked, Hands
+from sidecar.web.refusal import Refusal, again_in
+from sidecar.web.view import View
+
+LINES = "application/jsonl"
+LOOK_SECONDS = 0.1
+BEGIN_SECONDS = 15.0
+"""Within this the guard says what it does with an order; a desk that hangs may take so long to hear it."""
+END_SECONDS = 180.0
+"""An attempt that nobody answers is closed after 90 s, one that is judged 20 s after its answer."""
+BODY_SECONDS = 10.0
+"""For how long a body may come in."""
+WITHDRAWN_SECONDS = 5.0
+"""Within this the guard is to say that it does nothing by itself any more."""
+TTL_SECONDS = 30.0
+MOST_TTL_SECONDS = 300.0
+LONGEST_PAUSE_SECONDS = 366 * 86400.0
+MOST_PATIENT = 16
+"""How many may wait over TCP for what becomes of their order: the others are to be served meanwhile."""
+
+WHY: Mapping[Reason, str] = {
+    Reason.DOWN: "its process is not there, or its memory cannot be read",
+    Reason.STALE: "its memory cannot be read now, so nobody could say what a cleanup did",
+    Reason.KILL_SWITCH: "the kill-switch is thrown: its file exists",
+    Reason.NO_CHANNEL: "there is no way to ask it: no cleanup is configured for it, and no agent is in its processes",
+    Reason.IN_FLIGHT: "a cleanup of it is under way; ask again when that has ended",
+    Reason.SETTLING: "a cleanup of it is just being judged; ask again in 20 s",
+    Reason.BELOW: "no alert asks for a cleanup of it, so there is nothing to raise; a person may order one over the "
+                  "control socket",
+    Reason.PENDING: "it is over a line, but not yet for as long as the alert wants",
+    Reason.OBSERVE: "its mode is observe",
+    Reason.UNARMED: "nobody has chosen its thresholds",
+}
+
+Act = Callable[[web.Request, Hands], Awaitable[web.StreamResponse]]
+
+
+class Orders:
+    """Carries out what is asked for, through the hands of `view`. Lives as long as its server.
+
+    Without a `bearer` whoever gets here is known, and is a person: cleanups then need no alert and do not wait.
+    """
+
+    def __init__(self, view: View, bearer: Bearer | None) -> None:
+        self._view = view
+        self._bearer = bearer
+        self._patient = 0
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served."""
+        acts: dict[str, Act] = {"/api/v1/cleanup": self._cleanup_now if self._bearer is None else self._cleanup_asked,
+                                "/api/v1/pause": self._pause, "/api/v1/resume": self._resume,
+                                "/api/v1/unpark": self._unpark}
+        if self._bearer is not None:
+            acts["/alertmanager"] = self._alertmanager
+        return [web.post(path, self._answering(act)) for path, act in acts.items()]
+
+    def _answering(self, act: Act) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                if self._bearer is not None:
+                    self._bearer.check(request)
+                    if request.content_type != JSON:
+                        raise Refusal(415, "bad_data", f"the body is to be of the type {JSON}")
+                if self._view.hands is None:
+                    raise _not_ready()
+                return await act(request, self._view.hands)
+            except Refusal as refusal:
+                return refusal.answer()
+
+        return answer
+
+    async def _cleanup_now(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        asked = await _object(request, "target", "level", "dry_run")
+        target, cleanup, dry_run = _one_target(asked, hands), _cleanup(asked), asked.get("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise Refusal(400, "bad_data", "dry_run is true or false")
+        decision = hands.order(target, cleanup, dry_run)
+        return await _follow(request, _order_of(target, decision), hands)
+
+    async def _cleanup_asked(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        asked = await _object(request, "target", "level", "ttl")
+        target, cleanup = _one_target(asked, hands), _cleanup(asked)
+        ttl_seconds = _seconds(asked, "ttl", MOST_TTL_SECONDS)
+        ttl_seconds = TTL_SECONDS if ttl_seconds is None else ttl_seconds
+        if self._patient >= MOST_PATIENT:
+            raise Refusal(503, "unavailable", "too many wait for their orders already", again_in(LOOK_SECONDS))
+        self._patient += 1
+        try:
+            order_id = await _granted(Asked(target, cleanup, "api", ttl_seconds, {}), hands)
+            if request.query.get("wait") == "1":
+                return await _follow(request, order_id, hands)
+        finally:
+            self._patient -= 1
+        body = {"status": "success", "data": {"id": order_id, "target": target, "cleanup": cleanup}}
+        return web.Response(status=202, text=json.dumps(body), content_type=JSON)
+
+    async def _alertmanager(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        try:
+            wishes, dropped = webhook.read(await _json(request), hands)
+        except ValueError as error:
+            raise Refusal(400, "bad_data", f"this is no message of Alertmanager's webhook: {error}") from None
+        taken = []
+        for fingerprint, asked in wishes:
+            row = {"fingerprint": fingerprint, "target": asked.target, "cleanup": asked.cleanup}
+            if hands.ask(asked) is None:
+                dropped.append({**row, "reason": "too_many_wait"})
+            else:
+                taken.append({**row, "ttl_seconds": asked.ttl_seconds})
+        return success({"taken": taken, "dropped": dropped})
+
+    async def _pause(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        asked = await _object(request, "target", "for")
+        target, seconds = _any_target(asked, hands), _seconds(asked, "for", LONGEST_PAUSE_SECONDS)
+        if seconds == 0:
+            raise Refusal(400, "bad_data", "for is how long, such as 30m; without it, until `resume`")
+        hands.pause(target, seconds)
+        names = [target] if target else hands.targets
+        waited = 0.0
+        while late := [name for name in names if not hands.in_force(name)]:
+            if waited > WITHDRAWN_SECONDS:
+                raise Refusal(504, "unacknowledged", f"{_listed(names)}: paused, but the guard has not said within "
+                              f"{WITHDRAWN_SECONDS:g} s that it does nothing by itself any more to {_listed(late)}; "
+                              "the kill-switch holds it back at once")
+            await hands.sleep(LOOK_SECONDS)
+            waited += LOOK_SECONDS
+        return _states(names, hands)
+
+    async def _resume(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        target = _any_target(await _object(request, "target"), hands)
+        hands.resume(target)
+        return _states([target] if target else hands.targets, hands)
+
+    async def _unpark(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        target = _any_target(await _object(request, "target"), hands)
+        hands.unpark(target)
+        return _states([target] if target else hands.targets, hands)
+
+
+def _not_ready() -> Refusal:
+    return Refusal(503, "not_ready", "the sidecar has only just started; ask again in a second", again_in(1.0))
+
+
+async def _json(request: web.Request) -> Any:
+    """What the body says; nothing is an empty object. Raises Refusal."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return json.loads(await request.read() or b"{}")
+    except TimeoutError:
+        raise Refusal(408, "timeout", f"the body did not come within {BODY_SECONDS:g} s") from None
+    except (ValueError, RecursionError):
+        raise Refusal(400, "bad_data", "the body is no JSON") from None
+
+
+async def _object(request: web.Request, *keys: str) -> dict[str, Any]:
+    """The body, an object with some of these keys. Raises Refusal."""
+    asked = await _json(request)
+    if not isinstance(asked, dict) or asked.keys() - set(keys):
+        raise Refusal(400, "bad_data", f"the body is to be an object of {', '.join(keys)}")
+    return asked
+
+
+def _any_target(asked: Mapping[str, Any], hands: Hands) -> str | None:
+    """The target that is named, None for all. Raises Refusal."""
+    target = asked.get("target")
+    if target is not None and target not in hands.targets:
+        raise Refusal(404, "not_found", f"there is no such target; there is {_listed(hands.targets)}")
+    return cast("str | None", target)
+
+
+def _one_target(asked: Mapping[str, Any], hands: Hands) -> str:
+    """The target that is named, or the only one. Raises Refusal."""
+    target = _any_target(asked, hands)
+    if target is None and len(hands.targets) > 1:
+        raise Refusal(400, "bad_data", f"there are {len(hands.targets)} targets, say which one: "
+                      f"{_listed(hands.targets)}")
+    return target or hands.targets[0]
+
+
+def _cleanup(asked: Mapping[str, Any]) -> Cleanup:
+    level = asked.get("level", "standard")
+    if not isinstance(level, str) or level not in STRENGTH:
+        raise Refusal(400, "bad_data", f"level is one of {', '.join(STRENGTH)}")
+    return cast(Cleanup, level)
+
+
+def _seconds(asked: Mapping[str, Any], key: str, most: float) -> float | None:
+    """Seconds, given as a number or as a duration such as `30m`; None where there are none. Raises Refusal."""
+    given = asked.get(key)
+    try:
+        seconds = parse_duration(given) if isinstance(given, str) else given
+    except ValueError:
+        seconds = math.nan
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= most:
+        raise Refusal(400, "bad_data", f"{key} is a duration such as 30s, or seconds, at most {most:g} s")
+    return float(seconds)
+
+
+def _order_of(target: str, decision: Decision | None) -> str:
+    """The id of the order that was given. Raises Refusal if none was."""
+    if decision is None:
+        raise _not_ready()
+    if decision.order is None:
+        why = WHY.get(decision.reason, f"its state is {decision.reason.value}")
+        raise Refusal(409, decision.reason.value, f"target {target} is not cleaned: {why}")
+    return decision.order.id
+
+
+async def _granted(asked: Asked, hands: Hands) -> str:
+    """Wait until a wish is granted, and not longer than it is good for; the order's id. Raises Refusal."""
+    wish = hands.ask(asked)
+    if wish is None:
+        raise Refusal(503, "unavailable", "too many cleanups are asked for already", again_in(asked.ttl_seconds))
+    waited = 0.0
+    while not wish.over and waited < asked.ttl_seconds:
+        await hands.sleep(LOOK_SECONDS)
+        waited += LOOK_SECONDS
+    return _order_of(asked.target, wish.decision)
+
+
+async def _follow(request: web.Request, order_id: str, hands: Hands) -> web.StreamResponse:
+    """Tell what becomes of an order: a line of JSON, `{"stage", "action"}`, for every stage that is reached."""
+    response = web.StreamResponse(headers={"Content-Type": LINES})
+    await response.prepare(request)
+    said, row, waited = "", None, 0.0
+    while said != "ended":
+        row = hands.attempt(order_id) or row
+        stage = _stage(row)
+        if (row is None and waited > BEGIN_SECONDS) or waited > END_SECONDS:
+            stage, row = "ended", {**(row or {"id": order_id}), "outcome": "unknown", "reason": "no_answer"}
+        if stage != said:
+            said = stage
+            line = json.dumps({"stage": stage, "action": row or {"id": order_id}})
+            await response.write(f"{line}\n".encode())
+        elif said != "ended":
+            await hands.sleep(LOOK_SECONDS)
+            waited += LOOK_SECONDS
+    await response.write_eof()
+    return response
+
+
+def _stage(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return "asked"
+    if row["outcome"] != "running":
+        return "ended"
+    if row["duration_seconds"] is not None:
+        return "answered"
+    return "begun" if row["delivered_at"] is None else "delivered"
+
+
+def _states(names: Sequence[str], hands: Hands) -> web.Response:
+    """Which of these targets are paused, and until when: null is until further notice."""
+    paused = hands.paused()
+    return success({"targets": [{"target": name, "paused": name in paused, "until": paused.get(name)}
+                                for name in names]})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:20])
