@@ -1,4 +1,4 @@
-"""What the agents in the targets' processes are for acting: consent, channels for the policy, sockets for the guard."""
+"""What the agents in the targets are to us: consent, channels for the policy, sockets for the guard; and modes."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,12 @@ from sidecar.actions import channels
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.options import Mode
 from sidecar.guard.wire import Channel
-from sidecar.model import Cleanup
+from sidecar.mode import Modes
+from sidecar.model import Cleanup, Labels, Sample
 from sidecar.probes.agent import Agents
+from sidecar.probes.sampler import Readings
 from sidecar.probes.tree import MAIN
+from sidecar.thresholds import Thresholds
 
 Ways = Mapping[Cleanup, tuple[Channel, ...]]
 
@@ -32,3 +35,22 @@ def hand_over(agents: Agents | None, dispatch: Dispatch, target: str, mode: Mode
         with connected:
             if not dispatch.link(target, process, pid, start_time_ticks, connected.fileno()):
                 agents.note_unlinked(target, pid)
+
+
+def follow(modes: Modes, agents: Agents | None, readings: Readings, used: Mapping[str, float],
+           lines: Mapping[str, Thresholds], bases: Mapping[str, Labels], now: float) -> list[Sample]:
+    """Find the mode of every target anew and have its agents know it; the modes as series at Unix time `now`.
+
+    `used` are bytes on the basis of the target's `lines`. Where they are not known just now the mode stays as it is
+    and is not shown; of a target that is not there it is forgotten.
+    """
+    for target in bases.keys() - readings.limits.keys():
+        modes.forget(target)
+    known = used.keys() & lines.keys() & readings.limits.keys()
+    for target in known:
+        line = lines[target]
+        found = modes.update(target, used[target], readings.limits[target], line.main.size_bytes,
+                             line.critical.size_bytes)
+        if agents:
+            agents.push_mode(target, found)
+    return modes.samples({target: bases[target] for target in known}, now)

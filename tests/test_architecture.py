@@ -22,10 +22,10 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"app"},
+    {"app", "replay"},  # the composition roots: one for real time, one for virtual time
     {"config", "pipeline"},  # cli_*.py, config_*.py and pipeline_*.py are parts of their namesakes
     {"web", "doctor", "explain", "attach"},
-    {"discovery", "probes", "store", "thresholds", "rules", "actions", "notify", "journal"},
+    {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
     {"model", "errors", "clock", "logs"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines

@@ -123,6 +123,7 @@ class Agents:
         self._proc = proc
         self._tasks = asyncio.TaskGroup()
         self._seats: dict[str, dict[str, _Seat]] = {}
+        self._modes: dict[str, str] = {}
         self._said: set[int] = set()
         self._looked_at = -inf
         self._spent = 0.0
@@ -140,6 +141,7 @@ class Agents:
 
     def forget(self, target: str) -> None:
         """The target's process has ended."""
+        self._modes.pop(target, None)
         for seat in self._seats.pop(target, {}).values():
             seat.end()
 
@@ -177,7 +179,8 @@ class Agents:
             connected = self._dial(target, seat)
             self._spent += self._timer() - begun
             if connected:
-                seat.talk = Talk(connected, self._reaches[target].every_seconds, self._timer)
+                seat.talk = Talk(connected, self._reaches[target].every_seconds, self._timer,
+                                 self._modes.get(target, ""))
                 seat.task = self._tasks.create_task(seat.talk.run(self._sleep))
 
     def _dial(self, target: str, seat: _Seat) -> socket.socket | None:
@@ -224,6 +227,16 @@ class Agents:
         """The agents of the target's processes that have introduced themselves and are still there."""
         return [Agent(label, hello.signals) for label, seat in self._seats.get(target, {}).items()
                 if (hello := seat.greeted())]
+
+    def push_mode(self, target: str, mode: str) -> None:
+        """Have the agents of the target's processes know its mode (docs/modes.md), those that come later, too.
+
+        Does not wait: each is told in the background, and again as long as it tells another mode itself.
+        """
+        self._modes[target] = mode
+        for seat in self._seats.get(target, {}).values():
+            if seat.talk:
+                seat.talk.want(mode)
 
     def note_unlinked(self, target: str, pid: int) -> None:
         """The guard has no socket to the agent in this process any more."""

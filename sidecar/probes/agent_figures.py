@@ -99,6 +99,11 @@ def hello(told: object) -> Hello:
                  signals)
 
 
+def mode(told: object) -> str:
+    """The mode that the agent holds, "" where it tells none. Raises ProbeFailed if the answer is no object."""
+    return _text(_object(told).get("mode"))
+
+
 def figures(told: object) -> Rows:
     """The answer to `GET /memory`. Raises ProbeFailed if it is no object; single figures that are odd are left out."""
     found = _object(told)

@@ -1,6 +1,7 @@
 """One conversation with the agent in a process: what it is, and again and again what it has to tell."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -19,12 +20,15 @@ NAMED = ("cache", "model", "device")
 class Talk:
     """The conversation. Lives from connecting until either side ends it; `over` says why, "" before.
 
-    `hello` is None until it has introduced itself, `rows` are what it told last, at `told_at` of the timer.
+    `hello` is None until it has introduced itself, `rows` are what it told last, at `told_at` of the timer, and `mode`
+    is the one that it told then.
     """
 
-    def __init__(self, connected: socket.socket, every_seconds: float, timer: Callable[[], float]) -> None:
+    def __init__(self, connected: socket.socket, every_seconds: float, timer: Callable[[], float],
+                 mode: str = "") -> None:
         self.hello: Hello | None = None
         self.rows: Rows = {}
+        self.mode = ""
         self.told_at = timer()
         self.over = ""
         self.why = ""
@@ -32,16 +36,22 @@ class Talk:
         self.every_seconds = every_seconds
         self._timer = timer
         self._known: dict[str, set[str]] = {label: set() for label in NAMED}
+        self._wanted_mode = mode
+        self._refused_mode = ""
+        self._news = asyncio.Event()
 
     async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Ask until the end. Raises nothing that an agent could cause."""
         try:
-            self.hello = agent_figures.hello(await self._ask("/"))
+            told = await self._ask("GET", "/")
+            self.hello, self.mode = agent_figures.hello(told), agent_figures.mode(told)
             while True:
-                rows = agent_figures.figures(await self._ask("/memory"))
+                await self._tell_mode()
+                told = await self._ask("GET", "/memory")
+                rows, self.mode = agent_figures.figures(told), agent_figures.mode(told)
                 self.rows = {key: value for key, value in rows.items() if self.is_known(key)}
                 self.told_at = self._timer()
-                await sleep(self.every_seconds)
+                await self._rest(sleep)
         except TimeoutError:
             self._end("timeout", f"no whole answer within {ANSWER_SECONDS:g} s")
         except ProbeFailed as error:
@@ -59,6 +69,34 @@ class Talk:
     def greeted(self) -> Hello | None:
         """How the agent introduced itself, None before it has and when the conversation is over."""
         return None if self.over else self.hello
+
+    def want(self, mode: str) -> None:
+        """Have the agent know this mode. It is told at once, and again as long as it tells another one itself."""
+        if mode != self._wanted_mode:
+            self._wanted_mode = mode
+            self._news.set()
+
+    async def _tell_mode(self) -> None:
+        """Tell the mode, if the agent has another one. One that does not know it, an old one, is not asked again."""
+        mode = self._wanted_mode
+        if mode in ("", self.mode, self._refused_mode):
+            return
+        try:
+            await self._ask("POST", "/mode", json.dumps({"mode": mode}).encode())
+        except ProbeFailed as error:
+            if error.reason != "status":
+                raise
+            self._refused_mode = mode
+
+    async def _rest(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Until it is time to ask again, or there is a mode to tell."""
+        waits = [asyncio.ensure_future(sleep(self.every_seconds)), asyncio.ensure_future(self._news.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._news.clear()
+            for wait in waits:
+                wait.cancel()
 
     def close(self) -> None:
         """Hang up."""
@@ -78,11 +116,11 @@ class Talk:
             known.add(key[2])
         return key[2] in known
 
-    async def _ask(self, path: str) -> object:
+    async def _ask(self, method: str, path: str, body: bytes = b"") -> object:
         """One question and its answer. Raises ProbeFailed, TimeoutError, OSError and ValueError."""
         loop, reply = asyncio.get_running_loop(), Reply()
         async with asyncio.timeout(ANSWER_SECONDS):
-            await loop.sock_sendall(self._socket, question("GET", path))
+            await loop.sock_sendall(self._socket, question(method, path, body))
             while not reply.whole:
                 data = await loop.sock_recv(self._socket, READ_BYTES)
                 if not data:
