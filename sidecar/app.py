@@ -12,6 +12,7 @@ from functools import partial
 
 from sidecar import logs
 from sidecar.actions.dispatch import Dispatch
+from sidecar.actions.flight import open_record
 from sidecar.actions.ledger import Ledger
 from sidecar.clock import busy, monotonic, wall
 from sidecar.config import Settings
@@ -29,7 +30,7 @@ from sidecar.pipeline_journal import restore
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
-from sidecar.procfs import identify
+from sidecar.procfs import Identity, identify
 from sidecar.promql.context import Options
 from sidecar.promql.features import Features
 from sidecar.promql.tree import lookback, metric_names
@@ -161,9 +162,9 @@ class _Desk:
                                         {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children,
                                         settings.waits_for_agent(target))
                  for target in settings.targets}
-        by_http = any(channel.kind == "http" for plan in plans.values()
+        carried = any(channel.kind in ("http", "exec") for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
-        program_pid, known = self._dispatch.hello(settings.actions.kill_switch, by_http, settings.agent_inside())
+        program_pid, known = self._hello(carried)
         roster.child_pid = program_pid
         roster.resume(known)
         for name in known.keys() - plans.keys():
@@ -190,6 +191,16 @@ class _Desk:
         now = wall()
         restore(journal.open(now), groups, roster.update(now), now)
         return Pipeline(stages, plans, settings.actions, base, self._starts)
+
+    def _hello(self, courier: bool) -> tuple[int, dict[str, Identity]]:
+        """Report to the guard, with the file for its flight record; see `Dispatch.hello`."""
+        record, self._dispatch.left = open_record(self._settings.storage)
+        try:
+            return self._dispatch.hello(
+                self._settings.actions.kill_switch, courier, self._settings.agent_inside(), record)
+        finally:
+            if record >= 0:
+                os.close(record)
 
     async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:
         """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up."""
