@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, cli_agent, cli_control, cli_query, cli_rules
+from sidecar import __version__, cli_agent, cli_control, cli_query, cli_replay, cli_rules
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
 
@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     cli_rules.add_test(commands)
     cli_query.add(commands)
+    cli_replay.add(commands)
     cli_control.add(commands)
     cli_agent.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
