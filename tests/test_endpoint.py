@@ -27,11 +27,13 @@ from sidecars import config, running_sidecar
 from sidecar.config import Overrides, load
 from sidecar.errors import ProbeFailed
 from sidecar.model import Labels
+from sidecar.model import Target as Watched
 from sidecar.probes.endpoint import METRICS, MOST_BODY_BYTES, Endpoints
 from sidecar.probes.endpoint_figures import Endpoint, Figures, Selector
 from sidecar.probes.endpoint_json import figures as of_json
 from sidecar.probes.endpoint_page import OPENMETRICS
 from sidecar.probes.endpoint_page import figures as of_page
+from sidecar.probes.sampler import Sampler, Scope
 from sidecar.probes.series import SeriesOf
 
 MIB = 1 << 20
@@ -264,7 +266,8 @@ def _examples() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("example", "expected"), list(zip(
-    _examples(), (1104.2 * MIB, 290455552, 7.1e7, 1234567890), strict=True)), ids=["seeds", "nested", "page", "url"])
+    _examples(), (1104.2 * MIB, 290455552, 1104.2 * MIB, 7.1e7, 1234567890), strict=True)),
+    ids=["seeds", "nested", "instance", "page", "url"])
 def test_examples_of_the_guide_are_true(
         program: Program, tmp_path: Path, example: tuple[str, str, str], expected: float) -> None:
     """Each answer is understood with the file that stands below it."""
@@ -476,6 +479,31 @@ async def _replaced(program: Program) -> None:
 def test_what_another_process_told_is_not_told_of_this_one(program: Program) -> None:
     """After a restart the figures begin with the first poll since; while there is no process there are none."""
     asyncio.run(_replaced(program))
+
+
+async def _instances(program: Program) -> None:
+    program.say('{"instance_id": "8f14e45f-ceea", "a": 5, "deeper": {"instance_id": "no"}}')
+    async with desk(rag=program.endpoint(used="a")) as made:
+        sampler = Sampler(Labels({}), lambda: made.now, {"rag": Scope(process=False)}, made.endpoints.read)
+        target = Watched("rag", Labels({"target": "rag"}), None)
+        assert sampler.read([target], 5.0).instances == {"rag": "8f14e45f-ceea"}
+        program.say('{"instance_id": "c9f0f895", "a": 5}')
+        await made.again()
+        assert sampler.read([target], 5.0).instances == {"rag": "c9f0f895"}
+        for odd in (7, "", "two words", "é", "x" * 101, ["a"], {"a": "b"}):
+            program.say(json.dumps({"instance_id": odd, "a": 5}))
+            await made.again()
+            assert sampler.read([target], 5.0).instances == {}
+        assert dropped(made.told())["instance_id"] == 7.0
+        program.say('{"a": 5}')
+        await made.again()
+        assert sampler.read([target], 5.0).instances == {}
+        assert dropped(made.told())["instance_id"] == 7.0
+
+
+def test_a_program_may_name_each_of_its_starts(program: Program) -> None:
+    """`instance_id` is a short text that changes with every start; what is none is left out and counted."""
+    asyncio.run(_instances(program))
 
 
 def test_slow_endpoint_delays_no_other(program: Program) -> None:

@@ -47,12 +47,16 @@ HEADERS = {
 
 
 class EndpointReading(NamedTuple):
-    """What an endpoint told. `used_bytes` is None where it is unknown; `polled_at` (Unix time) says how old it is."""
+    """What an endpoint told. `used_bytes` is None where it is unknown; `polled_at` (Unix time) says how old it is.
+
+    `instance_id` names the start of the program that told it, "" where it is unknown: another one is another life.
+    """
 
     samples: list[Sample]
     used_bytes: float | None
     up: bool
     polled_at: float | None
+    instance_id: str = ""
 
 
 class Endpoints:
@@ -180,7 +184,7 @@ class _Poller:
         if figures.state is not None:
             samples += [make(STATUS.name, float(figures.state == state), at, "status", state)
                         for state in (*self._endpoint.states, OTHER)]
-        return EndpointReading(samples, figures.used_bytes, self._up, at - age)
+        return EndpointReading(samples, figures.used_bytes, self._up, at - age, figures.instance_id)
 
 
 async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint) -> Figures:

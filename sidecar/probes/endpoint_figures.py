@@ -10,6 +10,7 @@ from typing import NamedTuple
 MOST_CHARACTERS = 200
 """The longest path, name or value of a label that is kept."""
 MOST_USED_BYTES = float(1 << 60)
+MOST_INSTANCE_CHARACTERS = 100
 STATES = ("normal", "elevated", "high")
 OTHER = "other"
 """The state of a text that is none of the endpoint's states."""
@@ -58,6 +59,7 @@ class Figures(NamedTuple):
     """What one answer told. `values`: the further labels of a series (name, value, name, value …) → its value.
 
     `dropped` counts by reason what was left out; `used_bytes` and `state` are None where they were not told.
+    `instance_id` names this start of the program, "" where it was not told.
     """
 
     metric: str
@@ -65,6 +67,7 @@ class Figures(NamedTuple):
     used_bytes: float | None
     state: str | None
     dropped: Counter[str]
+    instance_id: str = ""
 
 
 def gathered(pairs: Iterable[tuple[tuple[str, ...], float]], dropped: Counter[str]) -> dict[tuple[str, ...], float]:
@@ -102,3 +105,13 @@ def state(found: Sequence[object], endpoint: Endpoint, dropped: Counter[str]) ->
         return found[0] if found[0] in endpoint.states else OTHER
     dropped["status"] += 1
     return None
+
+
+def instance(found: object, dropped: Counter[str]) -> str:
+    """The name of this start of the program: a short text of printable ASCII characters, else ""."""
+    if found is None:
+        return ""
+    if isinstance(found, str) and re.fullmatch(rf"[!-~]{{1,{MOST_INSTANCE_CHARACTERS}}}", found):
+        return found
+    dropped["instance_id"] += 1
+    return ""

@@ -7,11 +7,20 @@ from functools import partial
 from itertools import islice
 
 from sidecar.errors import ProbeFailed
-from sidecar.probes.endpoint_figures import MOST_CHARACTERS, Endpoint, Figures, gathered, state, used_bytes
+from sidecar.probes.endpoint_figures import (
+    MOST_CHARACTERS,
+    Endpoint,
+    Figures,
+    gathered,
+    instance,
+    state,
+    used_bytes,
+)
 
 DEEPEST = 16
 MOST_ITEMS = 16
 """How many items of a list are looked at."""
+INSTANCE_ID = "instance_id"
 MOST_LEAVES = 1000
 """How many numbers of one answer are looked at."""
 
@@ -30,10 +39,10 @@ def figures(text: str, endpoint: Endpoint, metric: str) -> Figures:
     leaves = _leaves(tree, "", 0, dropped)
     values = gathered(_printable(islice(leaves, MOST_LEAVES), dropped), dropped)
     dropped["too_many"] += next(leaves, None) is not None
-    return Figures(
-        metric, values,
-        used_bytes([*_at(tree, endpoint.used)], endpoint, dropped),
-        state([*_at(tree, endpoint.status)], endpoint, dropped), +dropped)
+    used = used_bytes([*_at(tree, endpoint.used)], endpoint, dropped)
+    told = state([*_at(tree, endpoint.status)], endpoint, dropped)
+    named = instance(tree.get(INSTANCE_ID) if isinstance(tree, dict) else None, dropped)
+    return Figures(metric, values, used, told, +dropped, named)
 
 
 def _unique(dropped: Counter[str], pairs: list[tuple[str, object]]) -> dict[str, object]:

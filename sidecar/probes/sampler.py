@@ -61,12 +61,14 @@ class Readings:
     """What one round has brought: samples, and of each target that could be read its used bytes by basis.
 
     `limits` are those of the cgroups: None where there is none, or none can be seen. `spent` are seconds by collector.
+    `instances` are the names that programs have given to this start of theirs, of those targets that tell one.
     """
 
     samples: list[Sample] = field(default_factory=list)
     used: dict[str, dict[str, float]] = field(default_factory=dict)
     limits: dict[str, int | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
+    instances: dict[str, str] = field(default_factory=dict)
 
 
 class Scope(NamedTuple):
@@ -218,6 +220,8 @@ class Sampler:
         found.samples.extend(told.samples)
         if remote and told.up:
             found.used[target.name], found.limits[target.name], up = {}, None, True
+        if up and told.instance_id:
+            found.instances[target.name] = told.instance_id
         if up and told.used_bytes is not None:
             found.used[target.name]["endpoint"] = told.used_bytes
         return up
