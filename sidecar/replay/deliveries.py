@@ -26,6 +26,7 @@ class Asked(NamedTuple):
     cleanup: str
     channel: str
     attempt: str
+    used_bytes: float | None
 
 
 @dataclass(slots=True)
@@ -112,7 +113,8 @@ class Deliveries:
             self._delivered(flight)
             self._end(flight, "answered", duration_seconds=0.0, dry_run=True)
             return
-        self.asked.append(Asked(self._now, order.target, program.identity, order.cleanup, channel.kind, flight.attempt))
+        self.asked.append(Asked(self._now, order.target, program.identity, order.cleanup, channel.kind, flight.attempt,
+                                program.used_bytes))
         if response.delivered_after is not None and response.delivered_after <= channel.timeout_seconds:
             self._expect(flight, response.delivered_after, self._delivered)
         if response.works_after is not None:

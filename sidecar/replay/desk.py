@@ -1,6 +1,7 @@
 """The desk in virtual time: the real pipeline on stages that read a replay instead of processes, disks and networks."""
 
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from sidecar.actions.options import Options
 from sidecar.discovery.roster import Roster
 from sidecar.journal.entry import Page
 from sidecar.journal.journal import Journal
+from sidecar.journal.record import Record
 from sidecar.model import Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
@@ -30,6 +32,8 @@ from sidecar.web.view import View
 
 NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 URL = "http://127.0.0.1:11611"
+MOST_RECORDS = 10_000
+
 Extra = Callable[[float], list[Sample]]
 """`extra(now)`: further samples of this moment, as probes would have read them."""
 
@@ -90,13 +94,25 @@ class _Shelf(Store):
 
 
 class Memory(Journal):
-    """A journal without a file. Lives as long as the desk."""
+    """A journal without a file: what it was given last, all of it as if on disk. Lives as long as the desk."""
 
     def __init__(self) -> None:
         super().__init__(Path("/"))
+        self.taken: deque[Record] = deque(maxlen=MOST_RECORDS)
+        self._mark = 0
 
     def note(self, page: Page) -> None:
         """Alerts are not gone on with."""
+
+    def record(self, records: Sequence[Record], mark: int) -> None:
+        """Remember these."""
+        self.taken += records
+        self._mark = mark
+
+    @property
+    def marked(self) -> int:
+        """Everything is."""
+        return self._mark
 
 
 class Desk:
@@ -111,13 +127,13 @@ class Desk:
         self.store = _Shelf(read_by(specs))
         terms: dict[str, Any] = {"external_labels": {}, "external_url": URL}
         self.groups = [Group(spec, default_interval_seconds=scene.interval_seconds, **terms) for spec in specs]
-        self.ledger = Ledger()
+        self.ledger, self.journal = Ledger(), Memory()
         self.dispatch = Dispatch(guard.connect())
         self.dispatch.hello(options.kill_switch, courier=False)
         query = Bounded(self.store.select, self.store.newest, context.Options())
         stages = Stages(
             _Cast(programs, {name: base.merged({"target": name}) for name in programs}), _Script(programs, scene.extra),
-            self.store, self.groups, query, self.ledger, self.dispatch, Notifier((), external_url=URL), Memory(),
+            self.store, self.groups, query, self.ledger, self.dispatch, Notifier((), external_url=URL), self.journal,
             self.view, _at_once, self._since_boot)
         self.pipeline = Pipeline(stages, plans, options, base, 1)
         guard.hear()

@@ -4,7 +4,6 @@ It follows guard/watchlist.py: rests between deliveries, standing orders with th
 target whenever its used bytes change, as the real one does to the millisecond.
 """
 
-import itertools
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -48,15 +47,16 @@ class _Watch:
 class Record:
     """What desks have not done with yet, and the line to the desk. Lives as long as the virtual guard."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self.now = 0.0
         self.line: socket.socket | None = None
         self.events: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        self._numbers = itertools.count(1)
+        self.last = first - 1
 
     def tell(self, kind: str, target: str, order: str = "", **detail: Any) -> int:
         """Write an event down and send it; its number."""
-        event = Event(next(self._numbers), self.now, kind, target, order, detail)
+        self.last += 1
+        event = Event(self.last, self.now, kind, target, order, detail)
         self.events.append(event)
         self.say("event", event=event, lost=0)
         return event.number
@@ -75,15 +75,16 @@ class Record:
 class VirtualGuard:
     """Watches programs, and carries out what the desk says. Lives as long as a replay, over the lives of desks.
 
-    `name` makes the ids of its attempts different from those of an earlier guard.
+    `name` makes the ids of its attempts, and `first` the numbers of its events, different from an earlier guard's.
     """
 
-    def __init__(self, programs: Mapping[str, Program], now: float, name: str = "") -> None:
+    def __init__(self, programs: Mapping[str, Program], now: float, name: str = "", first: int = 1) -> None:
         self.now = now
+        self._first = first
         self._programs = programs
         self._watches: dict[str, _Watch] = {}
         self._rests: dict[str, tuple[int, float]] = {}
-        self._record = Record()
+        self._record = Record(first)
         self.deliveries = Deliveries(programs, self._record.tell, name)
         for program in programs.values():
             program.go_on(now)
@@ -97,7 +98,7 @@ class VirtualGuard:
         ours.setblocking(False)
         self._record.line = ours
         held = [[name, list(watch.identity)] for name, watch in self._watches.items() if watch.identity]
-        self._record.say("welcome", program_pid=0, watched=held)
+        self._record.say("welcome", program_pid=0, watched=held, first=self._first)
         for event in self._record.events:
             self._record.say("event", event=event, lost=0)
         return theirs
@@ -108,9 +109,9 @@ class VirtualGuard:
             self._record.line.close()
         self._record.line = None
 
-    def unacknowledged(self) -> list[Event]:
-        """What no desk has done with, as the flight record would give it after this guard's end."""
-        return list(self._record.events)
+    def left(self) -> tuple[list[Event], int]:
+        """What no desk has done with, as the flight record gives it after this guard's end; the next one's `first`."""
+        return list(self._record.events), self._record.last + 1
 
     def advance(self, until: float) -> None:
         """See and do everything up to this moment (Unix time), each thing at its own."""

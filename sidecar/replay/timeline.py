@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sidecar.actions.acting import HELD, PARKED
 from sidecar.model import Labels
 from sidecar.thresholds import mib
 from sidecar.web.view import Snapshot
 
 PASSING = frozenset({"in_flight", "settling", "standing_order", "alert_pending"})
 """Reasons for doing nothing that say no more than the lines around them."""
-INCIDENT = "rag_incident_open"
+HELD, PARKED, INCIDENT = "rag_action_held", "rag_actions_parked", "rag_incident_open"
 
 
 class Line(NamedTuple):
@@ -141,20 +140,20 @@ class Timeline:
         """Why nothing is done, incidents, and where no way is left."""
         found: dict[tuple[str, str], str] = {}
         for family in shown.families:
-            if family.metric.name in (HELD.name, PARKED.name, INCIDENT):
+            if family.metric.name in (HELD, PARKED, INCIDENT):
                 for sample in family.samples:
                     if sample.value and (reason := sample.labels.get("reason", "open")) not in PASSING:
                         found[sample.labels.metric, sample.labels["target"]] = reason
         for (metric, target), reason in found.items():
-            if metric == PARKED.name:
+            if metric == PARKED:
                 self.summary.seconds_parked[target] += seconds
             if self._gauges.get((metric, target)) != reason:
                 self.summary.incidents[target] += metric == INCIDENT
-                kind, what = {HELD.name: ("waits", reason), PARKED.name: ("parked", "nothing more is done"),
+                kind, what = {HELD: ("waits", reason), PARKED: ("parked", "nothing more is done"),
                               INCIDENT: ("incident", "opened")}[metric]
                 yield Line(now, target, kind, what, {"reason": reason})
         for metric, target in self._gauges.keys() - found.keys():
-            if metric != HELD.name:
+            if metric != HELD:
                 yield Line(now, target, "incident" if metric == INCIDENT else "parked", "ended", {})
         self._gauges = found
 
