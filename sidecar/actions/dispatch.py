@@ -130,6 +130,8 @@ class Dispatch:
                 self._watched.pop(target, None)
                 self.foreign.discard(target)
         elif self._send("watch", target=target, identity=wanted[0], basis=wanted[1]):
+            if self._watched.get(target, (None, None))[0] != wanted[0]:
+                self.foreign.discard(target)
             self._watched[target] = wanted
 
     def link(self, target: str, process: str, pid: int, start_time_ticks: int, fd: int) -> bool:

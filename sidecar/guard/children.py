@@ -19,7 +19,7 @@ FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit on open files, usually 1024: a target takes six of ours, eight of the desk's.
+    """Raise the soft limit on open files, usually 1024: a target takes eight of ours, eight of the desk's.
 
     A user's program gets back what was there before: one that uses select(2) fails beyond 1024.
     """

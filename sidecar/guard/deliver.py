@@ -34,6 +34,7 @@ class Deliveries:
         self._tell = tell
         self._flights: dict[str, Flight] = {}
         self._count = 0
+        self._life = os.urandom(5).hex()  # ids that come again would be answered as repetitions by the agents
 
     def begin(self, order: Order, watch: Watch, crossed_at: float) -> int:
         """Carry an order out. The number of the event that tells of it, or 0 if nothing was started.
@@ -43,7 +44,7 @@ class Deliveries:
         if watch.target in self._flights:
             return 0
         self._count += 1
-        attempt = f"{order.id}.{self._count}"
+        attempt = f"{order.id}.{self._life}-{self._count}"
         number = self._tell(
             "crossed", watch.target, attempt, cleanup=order.cleanup, labels=order.labels,
             used_bytes=watch.used_bytes, line_bytes=order.line_bytes, dry_run=order.dry_run)

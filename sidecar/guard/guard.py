@@ -205,7 +205,7 @@ class Guard:
         self._courier_wanted = bool(courier)
         self._desk.hello()
         self._desk.tell("welcome", program_pid=self._program_pid, watched=self._watchlist.identities(),
-                        first=self._record.first if kept else 0)
+                        first=self._record.first if kept else 0, foreign=self._watchlist.claims.lost)
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sidecar.clock import monotonic
 from sidecar.guard import wire
+from sidecar.guard.claim import CLAIM_SECONDS, Claims
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.process import NotTheSame, Process, Remote
 from sidecar.guard.tree import Census
@@ -33,6 +34,7 @@ class Watchlist:
         self._deliveries = deliveries
         self._epoll = epoll
         self._census = Census()
+        self.claims = Claims(tell)
         self._watches: dict[str, Watch] = {}
         self._rests: dict[str, tuple[int, float]] = {}
 
@@ -81,6 +83,7 @@ class Watchlist:
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
         watch = self._watches.pop(target, None)
+        self.claims.release(target)
         if watch:
             if watch.process.pidfd >= 0:
                 self._epoll.unregister(watch.process.pidfd)
@@ -98,6 +101,8 @@ class Watchlist:
         made, now = [wire.order(raw) for raw in orders], monotonic()
         watch = self._watches.get(target)
         if watch and not (made and self._rests_for(target, seen)):
+            if any(not order.dry_run for order in made):
+                self.claims.ours(target, watch.process, now)
             watch.standing = [Standing(order, now) for order in made]
             watch.next_look = 0.0
 
@@ -135,6 +140,10 @@ class Watchlist:
             self._tell("recovered", made.target, made.id, used_bytes=watch.used_bytes, line_bytes=made.line_bytes)
         elif self._rests_for(made.target, seen):
             self._tell("busy", made.target, made.id, reason="resting")
+        elif not made.dry_run and not self.claims.ours(made.target, watch.process, None):
+            self._tell("refused", made.target, made.id, reason="another_sidecar", channel="",
+                       message="another sidecar acts on this process")
+            self._tell("spent", made.target, made.id)
         elif not self._begin(made, watch):
             self._tell("busy", made.target, made.id)
 
@@ -154,8 +163,11 @@ class Watchlist:
                 self._unreadable(watch, error)
                 continue
             watch.trouble = watch.trouble_told = ""
+            ours = not self.claims.foreign(watch.target) or self.claims.ours(watch.target, watch.process, now)
             if standing and not self._deliveries.in_flight(watch.target):
-                if not watch.certain(standing.order):
+                if not ours and not standing.order.dry_run:
+                    standing.not_before = now + CLAIM_SECONDS
+                elif not watch.certain(standing.order):
                     standing.not_before = now + DOUBT_SECONDS
                 elif self._begin(standing.order, watch):
                     standing.note_delivery(now)

@@ -93,8 +93,10 @@ class Order(NamedTuple):
 class Event(NamedTuple):
     """What the guard saw or did. `number` grows by one; `at` is Unix time; `detail` holds plain JSON values.
 
-    Kinds: crossed, delivered, answered, refused, failed, spent (no channel is left), recovered (below the line
-    again when about to act), gone (the process ended), changed (it is another program now), unreadable.
+    Kinds: crossed, delivered, answered, refused, failed (`retry_after_seconds`: asked to wait so long), spent (no
+    channel is left), recovered (below the line again when about to act), busy (something is in flight, or rests),
+    foreign (another sidecar acts on the target), owned (not any more), gone (the process ended), changed (it is
+    another program now), unreadable.
     """
 
     number: int
