@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, cli_agent, cli_control, cli_query, cli_replay, cli_rules
+from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules
 from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
 
@@ -30,6 +30,7 @@ examples:
   rag-sidecar query rag_memory_used_bytes       ask a running sidecar in PromQL
   rag-sidecar explain RagMemoryMain             why an alert fires, waits or does not
   rag-sidecar cleanup                           have it clean up now, and see what that freed
+  rag-sidecar pause --for 30m                   have it do nothing unasked for half an hour
   rag-sidecar attach 4242                       put the agent into a running Python 3.14
 """,
     "run": """\
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_query.add(commands)
     cli_replay.add(commands)
     cli_control.add(commands)
+    cli_orders.add(commands)
     cli_agent.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
     demo.add_argument("--once", action="store_true",

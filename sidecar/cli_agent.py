@@ -175,7 +175,8 @@ def _profile(arguments: argparse.Namespace) -> int:
         raise SidecarError(f"--seconds {arguments.seconds}: an agent looks for 1 to {LONGEST_SECONDS} s")
     pid = arguments.pid
     if pid is None:
-        from sidecar.cli_control import socket_path, target_pid
+        from sidecar.cli_control import target_pid
+        from sidecar.cli_line import socket_path
 
         _, pid = target_pid(socket_path(None, arguments.storage_path), arguments.target)
     patient = Patient(pid)

@@ -48,7 +48,7 @@ class _OverSocket(urllib.request.HTTPHandler):
 
     def http_open(self, req: urllib.request.Request) -> HTTPResponse:
         """Raises SidecarError where nobody listens who can be trusted, URLError as urllib does."""
-        from sidecar.cli_control import Line
+        from sidecar.cli_line import Line
 
         return self.do_open(lambda _host, **_: Line(self._path), req)
 

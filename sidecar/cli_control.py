@@ -1,36 +1,27 @@
-"""The command `cleanup`: a person's order to a running sidecar, over its control socket."""
+"""The command `cleanup`: an order to a running sidecar, and what came of it."""
 
 import argparse
 import json
-import os
-import socket
-import struct
-import sys
 from collections.abc import Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPResponse
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar.config import default_storage, environment
+from sidecar.cli_line import FAILURE, MOST_LINE_BYTES, REFUSED, START, Line, Way, add_flags, run
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
-EFFECTIVE, FAILURE, INEFFECTIVE, REFUSED = 0, 1, 3, 4
+EFFECTIVE, INEFFECTIVE = 0, 3
 CODES: Mapping[str, int] = {"effective": EFFECTIVE, "dry_run": EFFECTIVE, "partial": INEFFECTIVE,
                             "ineffective": INEFFECTIVE, "refused": REFUSED, "skipped": REFUSED}
 """Outcome → exit code; every other one is a failure."""
 
-FILE = "control.sock"
-SECONDS = 30.0
-"""Longest silence between two lines of an answer: what is waited for longest is the verdict, 20 s after the answer."""
-MOST_LINE_BYTES = 1 << 20
 MOST_ANSWER_BYTES = 16 << 20
 MOST_STEPS = 40
-START = f"`rag-sidecar run …` starts one; it listens at {FILE} in the folder that its --storage.path names"
-
-_CREDENTIALS = struct.Struct("3i")
+TTL_SECONDS = 20.0
+"""For how long a cleanup is asked for over TCP, where it may have to wait."""
 
 _CLEANUP = """\
 examples:
@@ -39,9 +30,11 @@ examples:
   rag-sidecar cleanup --dry-run                 every check, nothing is done
   rag-sidecar cleanup --storage.path /var/lib/rag-sidecar
   rag-sidecar cleanup --url unix:/var/lib/rag-sidecar/control.sock -o json
+  rag-sidecar cleanup --url http://rag-1:11611 --token-file token
 
 It needs a running sidecar and a way to ask the target: an agent in it, or a
-configured cleanup. No alert has to fire.
+configured cleanup. At the control socket no alert has to fire; with a token one
+has to ask for a cleanup already, and this one may be a stronger one.
 Exit codes: 0 effective, 3 not effective, 4 refused, 1 failure. docs/attach.md
 """
 
@@ -54,30 +47,30 @@ def add(commands: "Commands") -> None:
     cleanup.add_argument("--level", choices=("light", "standard", "aggressive"), default="standard",
                          help="how much may be given up; default standard")
     cleanup.add_argument("--dry-run", action="store_true", help="walk through every check and stop before the delivery")
-    where = cleanup.add_mutually_exclusive_group()
-    where.add_argument("--storage.path", dest="storage_path", metavar="DIRECTORY", type=Path,
-                       help="where the sidecar keeps its state; default as for run")
-    where.add_argument("--url", metavar="unix:PATH", help="its control socket")
-    cleanup.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
+    add_flags(cleanup)
     cleanup.set_defaults(call=_cleanup)
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
+    return run(lambda: _ordered(arguments, Way.of(arguments)))
+
+
+def _ordered(arguments: argparse.Namespace, way: Way) -> int:
     from sidecar.clock import monotonic
 
-    path = socket_path(arguments.url, arguments.storage_path)
-    wish = {"level": arguments.level, "dry_run": arguments.dry_run}
-    if arguments.target is not None:
-        wish["target"] = arguments.target
+    wish = {"level": arguments.level, **({"target": arguments.target} if arguments.target is not None else {})}
+    if way.path is not None:
+        wish["dry_run"] = arguments.dry_run
+    elif arguments.dry_run:
+        raise SidecarError("a dry run is for the control socket",
+                           help="--url unix:PATH on the machine where the sidecar runs")
+    else:
+        wish["ttl"] = TTL_SECONDS
     row: dict[str, Any] = {}
     begun = monotonic()
-    try:
-        for stage, row in _stages(path, wish):
-            if arguments.output == "text" and stage != "ended":
-                print(f"{monotonic() - begun:6.1f} s  {_progress(stage, row)}", flush=True)
-    except Refusal as refusal:
-        print(f"rag-sidecar: {refusal}", f"  {refusal.help}" if refusal.help else "", sep="\n", file=sys.stderr)
-        return refusal.code
+    for stage, row in _stages(way, wish):
+        if arguments.output == "text" and stage != "ended":
+            print(f"{monotonic() - begun:6.1f} s  {_progress(stage, row)}", flush=True)
     if arguments.output == "json":
         print(json.dumps(row, indent=2))
     else:
@@ -85,28 +78,9 @@ def _cleanup(arguments: argparse.Namespace) -> int:
     return CODES.get(str(row.get("outcome")), FAILURE)
 
 
-def socket_path(url: str | None, storage: Path | None) -> Path:
-    """Where the control socket is. Raises SidecarError."""
-    if url is not None:
-        if not url.startswith("unix:") or url == "unix:":
-            raise SidecarError(f"cannot order anything at {url!r}: over TCP a sidecar can only be read",
-                               help="give its control socket, on the machine where it runs: --url unix:PATH")
-        return Path(url.removeprefix("unix:"))
-    folder = storage or default_storage(environment())
-    if folder is None:
-        raise SidecarError("neither XDG_STATE_HOME nor HOME says where the sidecar keeps its state",
-                           help="give --storage.path DIRECTORY")
-    return folder / FILE
-
-
-def _stages(path: Path, wish: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _stages(way: Way, wish: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(stage, the attempt so far) of an order, as they are reached. Raises SidecarError."""
-    line = Line(path)
-    try:
-        line.request("POST", "/api/v1/cleanup", json.dumps(wish), {"Content-Type": "application/json"})
-        answer = line.getresponse()
-        if answer.status != 200:
-            raise _refused(answer)
+    with way.posted("/api/v1/cleanup?wait=1", wish) as answer:
         stage = ""
         while text := answer.readline(MOST_LINE_BYTES):
             told = json.loads(text)
@@ -115,14 +89,6 @@ def _stages(path: Path, wish: Mapping[str, Any]) -> Iterator[tuple[str, dict[str
         if stage != "ended":
             raise SidecarError("the sidecar ended before the cleanup was judged",
                                help="its log says why; the cleanup itself may go on in the target")
-    except TimeoutError:
-        raise SidecarError(f"the sidecar at {path} has said nothing for {SECONDS:g} s",
-                           help="is it stopped? `rag-sidecar doctor` looks at this machine") from None
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
-        raise SidecarError(f"what listens at {path} does not answer as a rag-sidecar does: {error!r}",
-                           help=START) from None
-    finally:
-        line.close()
 
 
 def target_pid(path: Path, target: str | None) -> tuple[str, int]:
@@ -145,59 +111,6 @@ def target_pid(path: Path, target: str | None) -> tuple[str, int]:
         said = f"there is no process for the target {target}" if target else "say which target is meant"
         raise SidecarError(f"{said}; those there are: {names}", help="--target NAME, or --pid N")
     return target, pids[target]
-
-
-def _refused(answer: HTTPResponse) -> SidecarError:
-    from sidecar.explain.seen import printable
-
-    try:
-        said = json.loads(answer.read(MOST_LINE_BYTES))
-        return Refusal(printable(said["error"]), answer.status, str(said["errorType"]))
-    except (ValueError, KeyError, TypeError):
-        return SidecarError(f"the sidecar answered {answer.status}", help="is its version the same as this one's?")
-
-
-class Refusal(SidecarError):
-    """The sidecar does not begin the cleanup. `code` is the exit code."""
-
-    def __init__(self, message: str, status: int, reason: str) -> None:
-        help = {
-            "no_usable_channel": "start the program with `rag-sidecar run -- COMMAND`, or see docs/agent.md, or "
-                                 "`cleanup:` in docs/configuration.md",
-            "kill_switch": "remove the file that actions.kill_switch names",
-            "target_down": "`rag-sidecar doctor` says what can be seen of it",
-        }.get(reason, "")
-        super().__init__(message, help=help)
-        self.code = REFUSED if status == 409 else FAILURE
-
-
-class Line(HTTPConnection):
-    """HTTP over the control socket. `connect` raises SidecarError where there is none that can be trusted."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        """By way of the folder's descriptor: a path may be longer than an address."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        try:
-            holder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                self.sock.connect(f"/proc/self/fd/{holder}/{self._path.name}")
-            finally:
-                os.close(holder)
-        except PermissionError:
-            raise SidecarError(f"cannot ask the sidecar at {self._path}: permission denied",
-                               help="only the user that it runs as, and root, may ask it here: use sudo") from None
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            raise SidecarError(f"no sidecar listens at {self._path}", help=START) from None
-        peer = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, uid, _ = _CREDENTIALS.unpack(peer)
-        if uid not in (0, os.geteuid()) and os.geteuid() != 0:
-            raise SidecarError(f"process {pid} of user {uid} listens at {self._path}: that is no sidecar of ours",
-                               help="its folder should be writable for its owner alone")
 
 
 def _progress(stage: str, row: Mapping[str, Any]) -> str:

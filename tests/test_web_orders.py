@@ -5,7 +5,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,87 +13,19 @@ import aiohttp
 import pytest
 from asking import Answer
 from multidict import CIMultiDict
+from ordering import NOW, ROW, TOKEN, US, Desk
 
-from sidecar.actions.policy import Decision, Reason
-from sidecar.guard.wire import Order
-from sidecar.model import Cleanup
 from sidecar.web.bearer import FAILURES, MOST_ADDRESSES, Bearer
 from sidecar.web.control import build_control, listening
-from sidecar.web.hands import Asked, Hands, Wish
+from sidecar.web.hands import Asked
 from sidecar.web.refusal import Refusal
 from sidecar.web.server import build, serving
 from sidecar.web.view import View
 from sidecar.web.webhook import TTL_SECONDS, read
 
-NOW = 1_795_165_900.0
-TOKEN = "-".join(("correct", "horse", "battery", "staple"))
-US = "http://127.0.0.1:11611"
 KNOWN = {"Authorization": f"Bearer {TOKEN}"}
-ROW = {"id": "api:1", "outcome": "effective", "duration_seconds": 1.0, "delivered_at": NOW, "freed_bytes": 1}
 
 Ask = Callable[..., Coroutine[Any, Any, Answer]]
-
-
-@dataclass
-class Desk:
-    """A desk in virtual time: whoever sleeps moves the clock. It grants a wish at `granted_at`."""
-
-    targets: tuple[str, ...] = ("rag",)
-    reason: Reason = Reason.BELOW
-    granted_at: float = NOW
-    acknowledged_at: float = NOW
-    room: bool = True
-    now: float = NOW
-    wishes: list[Wish] = field(default_factory=list)
-    orders: list[tuple[str, Cleanup, bool]] = field(default_factory=list)
-    said: list[tuple[Any, ...]] = field(default_factory=list)
-    paused: dict[str, float | None] = field(default_factory=dict)
-
-    async def sleep(self, seconds: float) -> None:
-        """Let time pass, and do what falls due."""
-        self.now += seconds
-        for wish in self.wishes:
-            self.work(wish)
-        await asyncio.sleep(0)
-
-    def work(self, wish: Wish) -> None:
-        """Decide about a wish."""
-        reason = Reason.ACT if self.now >= self.granted_at else self.reason
-        order = Order("api:1", wish.asked.target, wish.asked.cleanup, (), {}, None) if reason is Reason.ACT else None
-        wish.decision = Decision(wish.asked.target, reason, wish.asked.cleanup, order)
-        wish.over = order is not None or self.now >= wish.until
-
-    def ask(self, asked: Asked) -> Wish | None:
-        """Take a wish."""
-        if not self.room:
-            return None
-        self.wishes.append(Wish(asked, self.now + asked.ttl_seconds))
-        self.work(self.wishes[-1])
-        return self.wishes[-1]
-
-    def order(self, target: str, cleanup: Cleanup, dry_run: bool) -> Decision:
-        """A person's order."""
-        self.orders.append((target, cleanup, dry_run))
-        return Decision(target, Reason.ACT, cleanup, Order("api:1", target, cleanup, (), {}, None))
-
-    def pause(self, target: str | None, seconds: float | None) -> None:
-        """Note it."""
-        self.said.append(("pause", target, seconds))
-        for name in [target] if target else self.targets:
-            self.paused[name] = None if seconds is None else self.now + seconds
-
-    def resume(self, target: str | None) -> None:
-        """Note it."""
-        self.said.append(("resume", target))
-        for name in [target] if target else self.targets:
-            self.paused.pop(name, None)
-
-    def hands(self) -> Hands:
-        """What the server gets."""
-        return Hands(
-            self.targets, {"main": "standard", "critical": "aggressive"}, US, self.order, lambda order_id: ROW,
-            self.ask, self.pause, self.resume, lambda target: self.said.append(("unpark", target)),
-            lambda: self.paused, lambda target: self.now >= self.acknowledged_at, lambda: self.now, self.sleep)
 
 
 def serve(steps: Callable[[Ask], Coroutine[Any, Any, None]], desk: Desk | None, token: str = TOKEN,
