@@ -26,6 +26,7 @@ from sidecar.model import Cleanup, Labels
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
 from sidecar.pipeline_collector import LongPasses
+from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_journal import restore
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
@@ -49,9 +50,10 @@ DRAIN_SECONDS = 5.0
 CLEANUPS: tuple[Cleanup, ...] = ("light", "standard", "aggressive")
 
 
-def run(settings: Settings, guard_fd: int, starts: int) -> int:
+def run(settings: Settings, guard_fd: int, starts: int, short_lives: int = 0) -> int:
     """Be the desk until the guard hangs up; `starts` counts the desks this guard has had, this one included.
 
+    `short_lives` is how many of those before it ended too soon, in a row.
     Returns the exit code; raises SidecarError for what makes a start impossible.
     """
     logs.set_up(settings.log.level, settings.log.format)
@@ -62,7 +64,8 @@ def run(settings: Settings, guard_fd: int, starts: int) -> int:
                  experimental=features.experimental_functions)
     if starts == 1:
         check_pids(settings.targets)
-    return asyncio.run(_Desk(settings, specs, Dispatch(socket.socket(fileno=guard_fd)), starts).run())
+    desk = _Desk(settings, specs, Dispatch(socket.socket(fileno=guard_fd)), starts, short_lives)
+    return asyncio.run(desk.run())
 
 
 def check_pids(targets: Sequence[Target]) -> None:
@@ -81,11 +84,13 @@ def check_pids(targets: Sequence[Target]) -> None:
 class _Desk:
     """Everything that runs. Lives as long as the process."""
 
-    def __init__(self, settings: Settings, specs: Sequence[GroupSpec], dispatch: Dispatch, starts: int) -> None:
+    def __init__(self, settings: Settings, specs: Sequence[GroupSpec], dispatch: Dispatch, starts: int,
+                 short_lives: int) -> None:
         self._settings = settings
         self._specs = specs
         self._dispatch = dispatch
         self._starts = starts
+        self._short_lives = short_lives
         self._unserved = False
         self._over = asyncio.Event()
 
@@ -104,6 +109,7 @@ class _Desk:
                 {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
                  for target in settings.targets}, asyncio.sleep))
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
+            pipeline.crashes = Crashes(self._short_lives, wall())
             await self._serve_control(view, pipeline, url, stack)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks

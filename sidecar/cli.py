@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run_flags(desk)
     desk.add_argument("--guard-fd", type=int, required=True, help=argparse.SUPPRESS)
     desk.add_argument("--starts", type=int, required=True, help=argparse.SUPPRESS)
+    desk.add_argument("--short-lives", type=int, default=0, help=argparse.SUPPRESS)
     desk.set_defaults(call=_desk)
     _add_check(commands)
     _add_doctor(commands)
@@ -156,7 +157,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _desk(arguments: argparse.Namespace) -> int:
     from sidecar.app import run  # heavy: only the desk needs it
 
-    return run(_settings(arguments), arguments.guard_fd, arguments.starts)
+    return run(_settings(arguments), arguments.guard_fd, arguments.starts, arguments.short_lives)
 
 
 def _check_config(arguments: argparse.Namespace) -> int:

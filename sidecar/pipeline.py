@@ -20,6 +20,7 @@ from sidecar.journal.journal import Journal
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_agents import hand_over, permitted
+from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import page
@@ -95,6 +96,7 @@ class Pipeline:
         self._done = 0
         self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(self._done), monotonic)
         self._ungated: set[str] = set()
+        self.crashes = Crashes(0, 0.0)
         self._gated: list[tuple[Group, AlertingRule, Standing]] = []
         for group in stages.groups:
             for rule in group.alerting_rules:
@@ -248,6 +250,8 @@ class Pipeline:
             ticks = target.identity.start_time_ticks if target.identity else 0
             agents = self._stages.sampler.agents
             mode, ways = permitted(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
+            if self.crashes.too_often(now):
+                mode = "observe"
             hand_over(agents, self._stages.dispatch, target.name, mode, ways)
             yield Subject(
                 target.name, up=used is not None, armed=bool(lines and lines[1].armed),

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 
 from sidecar.guard.children import program, spawn
+from sidecar.guard.lives import SETTLED_SECONDS, short_lives
 from sidecar.guard.voice import say
 from sidecar.guard.wire import encode, send
 from sidecar.tuples import TYPE_CHECKING
@@ -19,7 +20,6 @@ SILENCE_SECONDS = 10.0
 START_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
-SETTLED_SECONDS = 60.0
 AWAY_SECONDS = 2.0
 """The guard looks at least once a second: a longer gap means that it was stopped itself, or the whole machine was."""
 
@@ -29,6 +29,7 @@ class Desk:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.starts = 0
+        self.short_lives = 0
         self.pid = 0
         self.sock: _socket.socket | None = None
         self.greeted = False
@@ -44,7 +45,8 @@ class Desk:
         """Start the desk when none runs and the pause is over. True if it was started."""
         if self.pid or now < self._next_start:
             return False
-        command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1), "--guard-fd"]
+        command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1),
+                   "--short-lives", str(self.short_lives), "--guard-fd"]
         try:
             self.pid, self.sock = spawn(command, self._arguments)
         except OSError as error:  # that may pass
@@ -85,8 +87,9 @@ class Desk:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
 
-    def ended(self) -> None:
+    def ended(self, now: float) -> None:
         """Its end has been reaped."""
+        self.short_lives = short_lives(self.short_lives, now - self._started_at)
         self.pid = 0
         self.hang_up()
 

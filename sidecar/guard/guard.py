@@ -130,7 +130,7 @@ class Guard:
     def _desk_reaped(self, now: float, code: int) -> None:
         while self._desk.sock and self._hear_desk(self._desk.sock):
             continue  # what it said before it ended
-        self._desk.ended()
+        self._desk.ended(now)
         if self._end_by:
             self._over = True
         elif self._desk.ever_greeted:
