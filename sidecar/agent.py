@@ -317,7 +317,8 @@ def _is_loopback(host: str) -> bool:
 def _warn(message: str) -> None:
     import logging  # never in a handler of a signal or of the collector, only where start() tells of trouble
 
-    logging.getLogger("rag-sidecar").warning(message)
+    # Its name once more: where the app has not set up logging, only the message is shown.
+    logging.getLogger("rag-sidecar").warning("the agent of rag-sidecar: %s", message)
 
 
 def _take_the_place_of_another() -> None:
@@ -612,8 +613,9 @@ class _Allocator:
     symbol = ""
     reason = "the allocator of this process is not known"
 
-    def __init__(self, program: Any = None) -> None:
+    def __init__(self, program: Any = None, reason: str = "") -> None:
         self._program = program
+        self.reason = reason or self.reason
         self.returned_bytes = 0
 
     def figures(self) -> Figures:
@@ -875,8 +877,10 @@ def _find_allocator() -> _Allocator:
 
         program = ctypes.CDLL(None)
         home = _home(program, "malloc")
-    except (ImportError, OSError, TypeError, AttributeError):
-        return _Allocator()
+    except ImportError as error:
+        return _Allocator(reason=f"this Python has no ctypes, by which malloc is asked: {error}")
+    except (OSError, TypeError, AttributeError) as error:
+        return _Allocator(reason=f"the C library could not be asked about malloc: {error}")
     kinds = (_Jemalloc, _Tcmalloc, _Mimalloc, _Glibc)
     present = [kind for kind in kinds if hasattr(program, kind.symbol)]
     serving = [kind for kind in present if _home(program, kind.symbol) == home]
@@ -2009,15 +2013,17 @@ class _Agent:
                 directory = _Directory(place)
                 listening, self._identity = directory.bind(self._name)
             except OSError as error:
-                troubles.append(f"{place}: {error}")
+                troubles.append(f"{place}: {error.strerror or error}")
                 if directory is not None:
                     directory.close()
                 continue
             self._directory = directory
             self.listeners.append(_Listener(listening, None))
             _attempt(directory.sweep)
-            return "; ".join(troubles[: len(asked_for)])
-        return f"no directory for the socket could be used: {'; '.join(troubles)}"
+            missed = "; ".join(troubles[: len(asked_for)])
+            return f"its socket is in {directory.path}, not where it was asked for: {missed}" if missed else ""
+        return (f"no directory for the socket could be used: {'; '.join(troubles)}. Name one that this user may write "
+                "to: agent.start(directory=…) or RAG_SIDECAR_AGENT_DIR")
 
     def _open_tcp(self) -> str:
         host, port = self.options.address()

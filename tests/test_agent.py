@@ -142,6 +142,19 @@ def test_a_cleanup_promises_only_what_the_allocator_keeps(launch, allocator):
     assert app.get("/memory")["malloc"]["trim_returned_bytes_total"] == pytest.approx(release["freed_bytes"], abs=MIB)
 
 
+def test_a_python_without_ctypes_says_why_it_gives_nothing_back(launch):
+    """Where malloc cannot be asked the figures and the release say so; the rest of the cleanup is done."""
+    app = launch(None)
+    app.do("sys.modules['_ctypes'] = None")
+    app.do("agent.start()")
+
+    result = app.post("/cleanup", level="standard").body
+    assert app.get("/")["allocator"] == "unknown"
+    assert "no ctypes" in app.get("/memory")["malloc"]["reason"]
+    assert (result["steps"][-1]["step"], result["outcome"]) == ("release", "done")
+    assert "no ctypes" in result["steps"][-1]["detail"]
+
+
 @pytest.mark.parametrize("dropped", ["r.randrange(600, 40000)", "12000", "65000", "4096", "r.choice([700, 60000])"])
 @pytest.mark.parametrize("threads", [1, 8])
 def test_a_promise_of_glibc_is_kept_whatever_is_dropped(launch, dropped, threads):

@@ -236,6 +236,28 @@ def test_a_port_in_use_is_told_and_the_socket_serves_all_the_same(launch):
 # The socket's directory
 
 
+def test_an_app_without_a_place_for_the_socket_is_told_by_whom_where_and_why(launch, tmp_path):
+    """The warning names rag-sidecar, each place that was tried with the reason, and what to do; the app goes on."""
+    app = launch(None)
+    nowhere, file = tmp_path / "nowhere", tmp_path / "file"
+    file.touch()
+    app.do(f"agent.PLACES = ({str(file)!r},); os.environ['RAG_SIDECAR_AGENT_DIR'] = {str(nowhere)!r}; agent.start()")
+
+    told = app.errors.read_text()
+    assert "rag-sidecar: no directory for the socket could be used" in told
+    assert f"{nowhere}: No such file or directory; {file}: Not a directory." in told
+    assert "RAG_SIDECAR_AGENT_DIR" in told
+
+
+def test_an_agent_whose_socket_is_not_where_it_was_asked_for_says_where_it_is(launch, tmp_path):
+    """The next place is taken, and the warning tells both."""
+    app = launch(None)
+    app.do(f"agent.start(directory={str(tmp_path / 'nowhere')!r})")
+
+    assert f"its socket is in {app.path().parent}, not where it was asked for: {tmp_path}" in app.errors.read_text()
+    assert app.get("/")["pid"] == app.pid
+
+
 def test_the_socket_is_for_this_user_alone(app):
     """Directory and socket are closed to others, and both names say whose they are."""
     assert oct(app.path().parent.stat().st_mode & 0o7777) == "0o700"
