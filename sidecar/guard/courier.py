@@ -1,47 +1,53 @@
-"""The courier: a child of the guard that carries POSTs, so that no network ever keeps the guard waiting.
+"""The courier: a child of the guard that runs errands, so that no network and no program keeps the guard waiting.
 
-Started as `python -m sidecar.guard.courier FD` only when an http channel is configured; ends at EOF.
-One total deadline for each request: name, connection, sending, answer. Redirects are not followed, proxies of the
+Started as `python -m sidecar.guard.courier FD` only when an http or exec channel is configured; ends at EOF.
+One total deadline for each POST: name, connection, sending, answer. Redirects are not followed, proxies of the
 environment are not used, an answer is read up to 64 KiB.
 """
 
 import http.client
 import json
+import resource
+import signal
 import socket
 import sys
 import threading
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any
 from urllib.parse import urlsplit
 
-from sidecar.clock import monotonic
-from sidecar.guard.wire import MAX_MESSAGE_BYTES, decode, encode
+from sidecar.clock import monotonic, wall
+from sidecar.guard.command import Command
+from sidecar.guard.errand import MOST_AT_ONCE, Errand
+from sidecar.guard.fanout import figures
+from sidecar.guard.wire import MAX_MESSAGE_BYTES, decode, loads
 
-MOST_AT_ONCE = 16
 MAX_ANSWER_BYTES = 65536
 PULSE_SECONDS = 0.25
+LAST_WORDS_SECONDS = 3.0
+LONGEST_RETRY_SECONDS = 3600.0
+FILES = 1024
+"""The limit on open files that programs are used to; the guard's own is higher."""
 
 
-class Errand:
-    """One POST. Lives until its answer has been reported."""
+class Post(Errand):
+    """One POST."""
 
     def __init__(self, message: dict[str, Any], out: socket.socket) -> None:
-        self.id = str(message["id"])
-        self.deadline = monotonic() + float(message["timeout_seconds"])
+        super().__init__(message, out)
         self._url = str(message["url"])
         self._headers = {str(k): str(v) for k, v in message["headers"]}
         self._body = json.dumps(message["body"]).encode()
         self._connection: http.client.HTTPConnection | None = None
-        self._out = out
-        self._told = threading.Lock()
 
     def run(self) -> None:
         """Carry it out and report how it went."""
         try:
-            self._report(**self._post())
+            self.report(**self._post())
         except TimeoutError:
-            self._report(error="timeout", message="no answer within the total deadline")
+            self.report(error="timeout", message="no answer within the total deadline")
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self._report(error=type(error).__name__, message=str(error)[:200])
+            self.report(error=type(error).__name__, message=str(error)[:200])
 
     def _post(self) -> dict[str, Any]:
         url = urlsplit(self._url)
@@ -51,16 +57,17 @@ class Errand:
         try:
             path = (url.path or "/") + (f"?{url.query}" if url.query else "")
             connection.request("POST", path, self._body, {"Content-Type": "application/json", **self._headers})
-            self._send(sent=True)
+            self.send(sent=True)
             answer = connection.getresponse()
             text = answer.read(MAX_ANSWER_BYTES)
-            return {"status": answer.status, "body": text.decode("utf-8", "replace")[:2000]}
+            return {"status": answer.status, "body": text.decode("utf-8", "replace")[:2000], "told": _told(text),
+                    "retry_after_seconds": retry_after_seconds(answer.getheader("Retry-After", ""), wall())}
         finally:
             connection.close()
 
     def expire(self) -> None:
         """Past its deadline: report that, and break the connection so that its thread comes free."""
-        self._report(error="timeout", message="no answer within the total deadline")
+        super().expire()
         sock = self._connection.sock if self._connection else None
         if sock:
             try:
@@ -68,23 +75,40 @@ class Errand:
             except OSError:
                 return  # closed by its own thread in the meantime
 
-    def turn_away(self) -> None:
-        """Not begun: there are too many already."""
-        self._report(error="busy", message=f"{MOST_AT_ONCE} others are on their way")
 
-    def _report(self, **body: Any) -> None:
-        if self._told.acquire(blocking=False):  # only the first report counts; never released
-            self._send(**body)
+def _told(text: bytes) -> dict[str, float]:
+    """The figures of an answer that is JSON as an agent gives it; of any other there are none."""
+    try:
+        return figures(loads(text))
+    except ValueError:
+        return {}
 
-    def _send(self, **body: Any) -> None:
-        try:
-            self._out.send(encode("answer", id=self.id, **body))
-        except OSError:
-            return  # the guard is gone; so is the courier in a moment
+
+def retry_after_seconds(value: str, now: float) -> float | None:
+    """What a Retry-After header asks for: seconds, or a date (RFC 9110, 10.2.3). None if it makes no sense."""
+    text = value.strip()
+    try:
+        if text.isascii() and text.isdigit():
+            seconds = float(text)
+        else:
+            date = parsedate_tz(text)
+            seconds = mktime_tz(date) - now if date else -1.0
+            if not date:
+                return None
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
+    return min(max(0.0, seconds), LONGEST_RETRY_SECONDS)
+
+
+ERRANDS: dict[str, type[Errand]] = {"post": Post, "program": Command}
 
 
 def main(fd: int) -> None:
     """Take errands from the socket `fd` until it ends."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # not for us; what were ignored, programs that we start would ignore
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, most) if most >= 0 else FILES, most))
     sock = socket.socket(fileno=fd)
     sock.settimeout(PULSE_SECONDS)
     running: dict[Errand, threading.Thread] = {}
@@ -92,8 +116,9 @@ def main(fd: int) -> None:
         try:
             data = sock.recv(MAX_MESSAGE_BYTES)
             if not data:
-                return
-            errand = Errand(decode(data)[1], sock)
+                break
+            kind, message = decode(data)
+            errand = ERRANDS[kind](message, sock)
             if len(running) < MOST_AT_ONCE:
                 thread = running[errand] = threading.Thread(target=errand.run, daemon=True)
                 thread.start()
@@ -107,6 +132,10 @@ def main(fd: int) -> None:
                 errand.expire()
             if not thread.is_alive():
                 del running[errand]
+    for errand in running:
+        errand.deadline = 0.0
+    for thread in [thread for errand, thread in running.items() if errand.lingers]:
+        thread.join(LAST_WORDS_SECONDS)
 
 
 if __name__ == "__main__":

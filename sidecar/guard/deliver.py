@@ -10,7 +10,7 @@ from sidecar.clock import monotonic
 from sidecar.guard.agents import Agents
 from sidecar.guard.process import NotTheSame
 from sidecar.guard.watch import Watch
-from sidecar.guard.ways import ByAgents, ByPost, BySignal, Flight, Refused
+from sidecar.guard.ways import ByAgents, ByPost, ByProgram, BySignal, Carried, Flight, Refused
 from sidecar.guard.wire import Channel, Order, decode, receive
 from sidecar.tuples import TYPE_CHECKING
 
@@ -83,11 +83,13 @@ class Deliveries:
             return
         self._end(flight, "spent", {})
 
-    def _take(self, flight: Flight, channel: Channel) -> BySignal | ByPost | ByAgents:
+    def _take(self, flight: Flight, channel: Channel) -> BySignal | Carried | ByAgents:
         """Set out on the way that this channel is. Raises Refused."""
         if channel.kind == "agent":
             return ByAgents(flight, channel, self.agents)
-        return BySignal(flight, channel) if channel.kind == "signal" else ByPost(flight, channel, self.courier)
+        if channel.kind == "signal":
+            return BySignal(flight, channel)
+        return (ByPost if channel.kind == "http" else ByProgram)(flight, channel, self.courier)
 
     def _follow(self, flight: Flight, news: list[News]) -> None:
         """Tell what has come of a delivery, and do what follows from it."""
@@ -95,8 +97,8 @@ class Deliveries:
             if kind == "answered":
                 self._end(flight, kind, detail)
             else:
-                self._tell_of(flight, kind, detail)
-            if kind == "failed":
+                self._tell_of(flight, "refused" if kind == "declined" else kind, detail)
+            if kind in ("failed", "declined"):
                 self._next_channel(flight)
 
     def take_answers(self) -> bool:
@@ -115,7 +117,7 @@ class Deliveries:
 
     def _answer(self, answer: dict[str, Any]) -> None:
         for flight in list(self._flights.values()):  # of none if it comes too late: its deadline has passed
-            if isinstance(flight.way, ByPost) and flight.way.errand == answer["id"]:
+            if isinstance(flight.way, Carried) and flight.way.errand == answer["id"]:
                 flight.way.hear(answer)
                 self._follow(flight, flight.way.news(monotonic()))
 
@@ -125,7 +127,7 @@ class Deliveries:
             self.courier.close()
         self.courier = None
         for flight in list(self._flights.values()):
-            if isinstance(flight.way, ByPost):
+            if isinstance(flight.way, Carried):
                 flight.way.fail("no_courier", "the courier process ended")
                 self._follow(flight, flight.way.news(monotonic()))
 

@@ -96,6 +96,11 @@ class Fanout:
         return next((str(row["failed"]) for row in self.rows if "failed" in row), "closed")
 
 
+def figures(told: object) -> dict[str, float]:
+    """What an answer tells of a cleanup, as far as it is numbers that can be true; of what is no object, nothing."""
+    return _figures(told, FIGURES) if isinstance(told, dict) else {}
+
+
 def _text(value: object) -> str:
     text = value if isinstance(value, str) else ""
     return text[:MOST_CHARACTERS] if text.isprintable() else ascii(text)[:MOST_CHARACTERS]

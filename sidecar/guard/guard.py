@@ -60,9 +60,7 @@ class Guard:
             self._record.save()
             self._flush()
             self._supervise(now)
-        self._desk.kill()
-        if self._courier_pid:
-            os.kill(self._courier_pid, signal.SIGKILL)
+        self._desk.kill()  # the courier ends at the end of its line, and ends the programs that it runs
         return self._code
 
     def _listen_for_signals(self) -> None:
@@ -85,7 +83,7 @@ class Guard:
             try:
                 self._courier_pid, line = children.spawn(children.program("sidecar.guard.courier"))
             except OSError as error:
-                say(f"the courier of HTTP cleanups cannot be started: {error.strerror}")
+                say(f"the courier, for http and exec, cannot be started: {error.strerror}")
                 return
             self._deliveries.courier = line
             self._epoll.register(line.fileno(), select.EPOLLIN)

@@ -1,7 +1,8 @@
-"""The ways on which an order reaches a target: a signal, a POST by the courier, the agents in its processes.
+"""The ways on which an order reaches a target: a signal, a POST or a program by the courier, agents in its processes.
 
 A way is taken by making it, which raises Refused where that cannot be, and sends nothing in a dry run. Afterwards its
-`news` tell what has come of it, as (kind, detail) of events: at most one `delivered`, at last `answered` or `failed`.
+`news` tell what has come of it, as (kind, detail) of events: at most one `delivered`, at last `answered`, `failed` or
+`declined`, which is told as `refused`: the target, or what leads to it, does not take such orders.
 Times are monotonic.
 """
 
@@ -12,6 +13,7 @@ import json
 
 from sidecar.clock import monotonic
 from sidecar.guard.agents import Agents
+from sidecar.guard.fanout import figures
 from sidecar.guard.process import Process, Remote
 from sidecar.guard.reply import question
 from sidecar.guard.watch import Watch
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 
 PENDING_SECONDS = 30.0
 GRACE_SECONDS = 1.0
+BUSY_SECONDS = 5.0
+"""When to ask again who is busy and does not say until when."""
+MOST_CHARACTERS = 300
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ACCEPT_SECONDS = 5.0
 """An agent that has not accepted an order by then will not be waited for."""
 URGENT_SECONDS = 0.05
@@ -50,7 +56,7 @@ class Flight:
         self.crossed_at = crossed_at
         self.left = list(order.channels)
         self.channel: Channel | None = None
-        self.way: BySignal | ByPost | ByAgents | None = None
+        self.way: BySignal | Carried | ByAgents | None = None
 
     def delivered(self) -> News:
         """The news that it has been delivered, just now."""
@@ -99,8 +105,8 @@ class BySignal:
         return 0.002 if now - self._asked_at < 0.1 else 0.02
 
 
-class ByPost:
-    """A POST that the courier carries; `line` leads to it, None while it is not there."""
+class Carried:
+    """An errand of the courier; `line` leads to it, None while it is not there."""
 
     def __init__(self, flight: Flight, channel: Channel, line: _socket.socket | None) -> None:
         self.errand = f"{flight.attempt}/{len(flight.left)}"
@@ -111,29 +117,40 @@ class ByPost:
         if flight.order.dry_run:
             return
         try:
-            errand = encode("errand", id=self.errand, url=channel.url, headers=channel.headers,
-                            timeout_seconds=channel.timeout_seconds,
-                            body={"level": flight.order.cleanup, "id": flight.attempt})
+            errand = self._packed(channel)
         except ValueError as error:
             raise Refused("too_large", str(error)) from None
         if line is None or not send(line, errand):
             raise Refused("no_courier", "the courier process is not there; it is being restarted")
 
+    def _packed(self, channel: Channel) -> bytes:
+        raise NotImplementedError
+
     def hear(self, answer: dict[str, Any]) -> None:
         """What the courier reports. Raises ValueError or TypeError if that makes no sense."""
+        message = str(answer.get("message") or answer.get("body") or "")[:MOST_CHARACTERS]
         if answer.get("sent"):
             self._news.append(self._flight.delivered())
-            return
-        seconds, status, body = monotonic() - self._asked_at, int(answer.get("status", 0)), answer.get("body", "")
-        if 200 <= status < 300:
-            self._news.append(("answered", {"duration_seconds": seconds, "status": status, "body": body}))
+        elif "refused" in answer:
+            self._decline(str(answer["refused"]), message)
+        elif "error" in answer:
+            self.fail(str(answer["error"]), message, BUSY_SECONDS if answer["error"] == "busy" else None)
         else:
-            self.fail(f"http_{status}" if status else str(answer.get("error", "error")),
-                      str(answer.get("message") or body)[:200])
+            self._judge(answer, message)
 
-    def fail(self, reason: str, message: str) -> None:
-        """Nothing will come of it any more."""
-        self._news.append(("failed", {"reason": reason, "message": message}))
+    def _judge(self, answer: dict[str, Any], message: str) -> None:
+        raise NotImplementedError
+
+    def _accept(self, **detail: Any) -> None:
+        self._news.append(("answered", {"duration_seconds": monotonic() - self._asked_at, **detail}))
+
+    def _decline(self, reason: str, message: str) -> None:
+        self._news.append(("declined", {"reason": reason, "message": message}))
+
+    def fail(self, reason: str, message: str, retry_after_seconds: float | None = None) -> None:
+        """Nothing will come of it any more; it may be asked for again after so long."""
+        again = {} if retry_after_seconds is None else {"retry_after_seconds": retry_after_seconds}
+        self._news.append(("failed", {"reason": reason, "message": message, **again}))
 
     def news(self, now: float) -> list[News]:
         """What has come of it since the last time."""
@@ -145,6 +162,50 @@ class ByPost:
     def wait_seconds(self, now: float) -> float:
         """How long until there may be news that do not come over the line."""
         return max(0.0, self._deadline - now)
+
+
+class ByPost(Carried):
+    """A POST. 2xx is yes; 401, 403 and 412 are a no for this channel; 409 is a target that is busy."""
+
+    def _packed(self, channel: Channel) -> bytes:
+        order = self._flight.order
+        instance = {"instance_id": order.instance_id} if order.instance_id else {}
+        return encode("post", id=self.errand, url=channel.url, headers=channel.headers,
+                      timeout_seconds=channel.timeout_seconds,
+                      body={"level": order.cleanup, "id": self._flight.attempt, **instance})
+
+    def _judge(self, answer: dict[str, Any], message: str) -> None:
+        status, again = int(answer["status"]), answer.get("retry_after_seconds")
+        if 200 <= status < 300:
+            self._accept(status=status, body=str(answer.get("body", "")), told=figures(answer.get("told")))
+        elif status in (401, 403):
+            self._decline(f"http_{status}", message)
+        elif status == 412:
+            self._decline("instance_changed", message)
+        elif status == 409:
+            self.fail("busy", message, BUSY_SECONDS if again is None else float(again))
+        else:
+            self.fail(f"http_{status}", message, float(again) if again is not None and status in (429, 503) else None)
+
+
+class ByProgram(Carried):
+    """A program that is started. Exit code 0 is yes, any other a no; one that cannot be started is refused."""
+
+    def _packed(self, channel: Channel) -> bytes:
+        order, identity = self._flight.order, self._flight.watch.process.identity
+        environment = {
+            "PATH": PATH, "LANG": "C.UTF-8", "RAG_SIDECAR_TARGET": order.target,
+            "RAG_SIDECAR_LEVEL": order.cleanup, "RAG_SIDECAR_ID": self._flight.attempt,
+            "RAG_SIDECAR_PID": str(identity.pid) if identity else ""}
+        return encode("program", id=self.errand, argv=channel.argv, timeout_seconds=channel.timeout_seconds,
+                      environment=environment)
+
+    def _judge(self, answer: dict[str, Any], message: str) -> None:
+        code = int(answer["exit_code"])
+        if code:
+            self.fail(f"exit_{code}", message)
+        else:
+            self._accept(exit_code=0, output=message)
 
 
 class ByAgents:
@@ -187,7 +248,8 @@ class ByAgents:
         elif self._signal or (self._beside and fanout.waiting):
             news += self._by_signal(now)
         elif not fanout.waiting:
-            news.append(("failed", {"reason": fanout.reason(), "message": "no agent has carried it out"}))
+            busy = {"retry_after_seconds": BUSY_SECONDS} if fanout.reason() == "busy" else {}
+            news.append(("failed", {"reason": fanout.reason(), "message": "no agent has carried it out", **busy}))
         self._told = self._told or any(kind == "delivered" for kind, _ in news)
         return news
 
