@@ -78,7 +78,10 @@ def kept(**more: Any) -> Facts:
      "file_mapped"),
     (Facts("effective", FREED, before=MAPPED, after=Memory(800.0 * MIB, 100.0 * MIB, 700.0 * MIB, 800.0 * MIB)),
      "unknown"),
+    (Facts("effective", FREED, before=MAPPED, after=Memory(1100.0 * MIB, 400.0 * MIB, 700.0 * MIB, 1100.0 * MIB)),
+     "unknown"),  # nothing fell: what was freed would have come
     (Facts("effective", FREED, before=MAPPED), "unknown"),
+    (kept(before=MAPPED._replace(file_bytes=100.0 * MIB)), "leak"),  # neither anonymous nor of files: what a page tells
     *((Facts(outcome, FREED, steps=(GC, RELEASE)), "unknown")
       for outcome in ("unknown", "undelivered", "refused", "skipped", "dry_run", "interrupted", "")),
 ])
@@ -179,9 +182,11 @@ def test_cost_is_what_is_beyond_the_usual() -> None:
 def test_cost_of_several_processes_is_their_sum_and_a_new_one_counts_from_zero() -> None:
     """A worker that was replaced has its own count."""
     restarted = [(at, count if at <= 1000 else count - 600) for at, count in USUAL]
+    loading = [(at, count + 10_000 if at <= 1000 else count + 4300) for at, count in USUAL]
 
     assert cost(None, 1000.0, [], [USUAL, [(at, 2 * count) for at, count in USUAL]]).minor_faults == 0.0
     assert cost(None, 1000.0, [], [restarted]).minor_faults == 0.0
+    assert cost(None, 1000.0, [], [loading]).minor_faults == 4900.0  # 5000 when it was first seen
     assert cost(None, 1000.0, [], [USUAL, counter(0, 3000, at=1020)]).minor_faults == 3000.0
 
 

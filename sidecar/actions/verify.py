@@ -28,7 +28,6 @@ CONFIRMED = 0.8
 """A pace is confirmed by this part of it: in few seconds noise tells no better."""
 KEPT = 0.5
 """Memory that goes on at this part of a pace or more after a cleanup has not been stopped by it."""
-HISTORY_SECONDS = 60.0
 
 
 class Verdict(NamedTuple):
@@ -96,7 +95,7 @@ def _fallen_by_itself(attempt: Judged, readings: Sequence[Reading]) -> float:
     """The deepest fall in the history: temporary memory, a cache that empties itself. Noise is none."""
     highest = deepest = 0.0
     for at, used in readings:
-        if attempt.started_at - HISTORY_SECONDS < at <= attempt.started_at:
+        if at <= attempt.started_at:
             highest = max(highest, used)
             deepest = max(deepest, highest - used)
     return deepest if deepest > noise(attempt.before_bytes) else 0.0
@@ -122,7 +121,7 @@ class _Course:
     def is_kept(self, reading: Reading) -> bool:
         """Whether memory is still on this course then: growth has not stopped at the answer."""
         at, used = reading
-        return self.at(at) - used < KEPT * self._pace * (min(at, self._until) - self._attempt.answered_at)
+        return self.at(at) - used < KEPT * self._pace * (at - self._attempt.answered_at)
 
 
 def _seen(attempt: Judged, readings: Sequence[Reading], rules: Verification) -> list[_Seen]:
