@@ -41,6 +41,7 @@ from sidecar.rules.source import MAX_SAMPLES, MAX_SECONDS, Bounded
 from sidecar.rules.spec import GroupSpec
 from sidecar.store import Store
 from sidecar.web.control import build_control, listening
+from sidecar.web.journal import route
 from sidecar.web.server import build, serving
 from sidecar.web.view import Sources, View
 
@@ -110,7 +111,7 @@ class _Desk:
                  for target in settings.targets}, asyncio.sleep))
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
             pipeline.crashes = Crashes(self._short_lives, wall())
-            await self._serve_control(view, pipeline, url, stack)
+            await self._serve_control(view, pipeline, journal, url, stack)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             gc.callbacks.append(LongPasses(monotonic))
@@ -146,12 +147,15 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    async def _serve_control(self, view: View, pipeline: Pipeline, url: str, stack: AsyncExitStack) -> None:
+    async def _serve_control(self, view: View, pipeline: Pipeline, journal: Journal, url: str,
+                             stack: AsyncExitStack) -> None:
         """Serve the people of this machine until the end; where that cannot be, the rest goes on."""
         names = [str(target.name) for target in self._settings.targets]
         view.hands = pipeline.by_hand.lend(names, url, wall, asyncio.sleep)
+        app = build_control(view)
+        app.add_routes([route(journal.read, wall)])
         try:
-            await stack.enter_async_context(listening(build_control(view), self._settings.storage))
+            await stack.enter_async_context(listening(app, self._settings.storage))
         except SidecarError as error:
             log.warning("nothing can be ordered by hand, the rest goes on",
                         extra={"error": str(error), "help": error.help})

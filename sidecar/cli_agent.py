@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar.cli_export import add_journal
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ Exit codes: 0 the agent answers, 4 refused, 1 failure. docs/attach.md
 _EXPORT = """\
 examples:
   rag-sidecar export agent ./rag_agent     agent.py, and a README on starting it
+  rag-sidecar export journal > j.jsonl     what a sidecar remembers
 """
 _PROFILE = """\
 examples:
@@ -64,6 +66,7 @@ def add(commands: "Commands") -> None:
     agent.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made if it is not there")
     agent.add_argument("--force", action="store_true", help="overwrite files that differ")
     agent.set_defaults(call=_export_agent)
+    add_journal(whats)
     profile = commands.add_parser("profile", help="which lines of a program allocate memory that it keeps",
                                   epilog=_PROFILE, **form)
     which = profile.add_mutually_exclusive_group()

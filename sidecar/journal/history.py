@@ -96,19 +96,18 @@ class Annals:
     def _number(self, point: Point) -> int | None:
         key = point.target.encode(errors="backslashreplace").decode(), point.metric
         if key not in self._series:
-            if len(self._series) >= MOST_SERIES and not self._forget():
+            if len(self._series) >= MOST_SERIES:
                 return None
             made = self._db.execute("INSERT INTO series (target, metric) VALUES (?, ?)", key)
             self._series[key] = int(made.lastrowid or 0)
         return self._series[key]
 
-    def _forget(self) -> bool:
-        """Give up the names of series of which nothing is left; whether there were any."""
+    def _forget(self) -> None:
+        """Give up the names of series of which nothing is left."""
         gone = self._db.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM minute) "
                                 "AND id NOT IN (SELECT series FROM hour) RETURNING target, metric").fetchall()
         for key in gone:
             self._series.pop(key, None)
-        return bool(gone)
 
     def _roll(self, now: float) -> None:
         """One hour at a time, so that a long absence is worked off without keeping anybody waiting."""
@@ -117,7 +116,9 @@ class Annals:
         if oldest is not None and end <= now - MINUTES_SECONDS:
             self._db.execute(_ROLL, {"hour": end - HOUR, "end": end})
             self._db.execute("DELETE FROM minute WHERE at < ?", (end,))
-        self._db.execute("DELETE FROM hour WHERE at < ?", (now - HOURS_SECONDS,))
+        ended = self._db.execute("DELETE FROM hour WHERE at < ?", (now - HOURS_SECONDS,)).rowcount
+        if ended and len(self._series) >= MOST_SERIES:
+            self._forget()
 
     def make_room(self) -> bool:
         """Delete some of the oldest rows; False where there are none."""
@@ -126,8 +127,13 @@ class Annals:
             (ROOM_ROWS,)).rowcount > 0 for span in ("hour", "minute"))
 
     def piece(self, span: str, since: float, after: tuple[int, int], most: int) -> list[tuple[tuple[int, int], Point]]:
-        """(place, point) of up to `most` rows of `span`, "hour" or "minute", of `since` or later; oldest first."""
+        """(place, point) of up to `most` rows of `span`, "hour" or "minute", of `since` or later; oldest first.
+
+        `at` is where the span ends: by then its last value was the value.
+        """
         seconds = HOUR if span == "hour" else MINUTE
         begin = max(after, (math.ceil(max(since, 0.0)) - seconds, 0))  # one that ends at `since` or later
         found = self._db.execute(_PIECE.format(span=span), (*begin, most))
-        return [((row[2], row[6]), Point(*row[:6])) for row in found]
+        return [((at, number), Point(target, metric, at + seconds, low, high, last))
+                for target, metric, at, low, high, last, number in found
+                if all(isinstance(value, int | float) for value in (low, high, last))]

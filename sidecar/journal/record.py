@@ -130,6 +130,15 @@ class Waiting:
             self._bytes -= len(self._rows.pop(oldest).body)
             self.lost["overflow"] += 1
 
+    def put_first(self, records: Sequence[Record]) -> None:
+        """Have these written before all that waits: they were said earlier."""
+        with self._lock:
+            later, self._rows, self._bytes = list(self._rows.values()), {}, 0
+        self.put(records, 0)
+        with self._lock:
+            for row in later:
+                self._put(row)
+
     def look(self) -> tuple[list[Row], int]:
         """All that waits, oldest first, and the mark that is reached when it is written."""
         with self._lock:

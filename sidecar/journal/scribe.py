@@ -7,9 +7,10 @@ from pathlib import Path
 
 from sidecar.journal.book import Book, Place
 from sidecar.journal.entry import Entry, Page
-from sidecar.journal.file import Unusable
+from sidecar.journal.file import MOST_BYTES, Unusable
 from sidecar.journal.history import Minutes, Point
 from sidecar.journal.record import Record, Waiting
+from sidecar.journal.shelf import salvaged
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Scribe:
             self._minutes.add(USED, page.used, page.at)
             self._minutes.add(RSS, page.rss, page.at)
             self._minutes.end(page.at)
-        rows, mark = self.waiting.look()
+        mark = self.waiting.look()[1]
         if self._book is None and self._retry_at - LONGEST_PAUSE_SECONDS <= self._at < self._retry_at:
             self._come_to(mark)
             return
@@ -74,6 +75,7 @@ class Scribe:
             if self._book is None:
                 self._book = self._opened(self._at)
                 self._book.entries, self._book.records = [], []
+            rows, mark = self.waiting.look()  # not before, because opening may bring some of a damaged file
             points = self._minutes.closed()
             if self._book.write(page, rows, points, self._at):
                 self.writes += 1
@@ -127,9 +129,13 @@ class Scribe:
                 raise
             self.failures["broken"] += 1
             moved = _move_aside(self._path, now)
+            saved = salvaged(moved) if moved.stat().st_size <= MOST_BYTES else []
+            self.waiting.put_first(saved)
             log.error("the journal cannot be read and is begun anew",
-                      extra={"reason": str(error), "moved_to": moved.name})
-            return Book(self._path, now)
+                      extra={"reason": str(error), "moved_to": moved.name, "records_saved": len(saved)})
+            book = Book(self._path, now)
+            book.records = saved
+            return book
         if book.broken:
             log.warning("the journal holds rows that no sidecar has written; they are left out",
                         extra={"rows": book.broken})

@@ -1,7 +1,10 @@
 """The records in the journal's file: each stage of an attempt once, incidents and notes as they were last."""
 
+import math
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
 
 from sidecar.journal.record import ONCE, Record, Row, record_of
 
@@ -43,6 +46,22 @@ _PIECE = "SELECT id, kind, key, stage, at, body FROM record WHERE id > ? AND at 
 def _bounds(now: float) -> dict[str, float]:
     return {"attempts": MOST_ATTEMPTS, "others": MOST_OTHERS, "attempts_since": now - ATTEMPT_SECONDS,
             "incidents_since": now - INCIDENT_SECONDS}
+
+
+def salvaged(path: Path) -> list[Record]:
+    """What can still be read of a damaged file, oldest first; a row behind the damage is lost."""
+    found: list[Record] = []
+    try:
+        with closing(sqlite3.connect(path, timeout=0.0)) as db:
+            db.execute("PRAGMA trusted_schema = OFF")
+            db.execute("PRAGMA cell_size_check = ON")
+            db.text_factory = lambda text: text.decode(errors="replace")
+            for _, *row in db.execute(_PIECE, (-1, -math.inf, 3 * MOST_ATTEMPTS + 2 * MOST_OTHERS)):
+                with suppress(ValueError, RecursionError):
+                    found.append(record_of(*row))
+    except sqlite3.Error:
+        pass
+    return found
 
 
 class Shelf:
