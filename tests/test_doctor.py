@@ -27,7 +27,7 @@ from sidecar.doctor.advice import advise
 from sidecar.doctor.examination import GROUPS, Examination, Question, examine
 from sidecar.doctor.facts import Fact, Roots, printable
 from sidecar.doctor.patient import Patient, meet, ourselves, still_there, yama_scope
-from sidecar.doctor.python import _python
+from sidecar.doctor.python import _python, attach
 from sidecar.doctor.report import Style, as_json, as_text, code
 from sidecar.errors import TargetGone
 from sidecar.probes.gc_attach import PythonInfo
@@ -42,7 +42,7 @@ ASKED = Question("rag", Wanted())
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NAME = 1, 4, 8, 15
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, MS_REC_PRIVATE = 0x20000, 0x20000000, 0x10000000, 0x44000
-DAC_READ_SEARCH, SYS_PTRACE = 1 << 2, 1 << 19
+DAC_OVERRIDE, DAC_READ_SEARCH, SYS_PTRACE = 1 << 1, 1 << 2, 1 << 19
 DOCKER = sum(1 << number for number in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 """The capabilities that Docker gives by default: chown, dac_override, fowner, fsetid, kill, setgid, setuid …"""
 
@@ -188,6 +188,23 @@ def test_who_may_see_what(us: Callable[[], None], it: Callable[[], None], hidden
     for name in hidden:
         assert found["by_name"][name]["why"], name
         assert found["by_name"][name]["do"], name
+
+
+@root
+@pytest.mark.parametrize(("us", "state", "needed"), [
+    pytest.param(lambda: capset(SYS_PTRACE | DAC_READ_SEARCH), "info", ["dac_override"], id="root that only reads"),
+    pytest.param(lambda: capset(SYS_PTRACE | DAC_OVERRIDE), "ok", [], id="root that may write"),
+    pytest.param(lambda: become(1000), "ok", [], id="same user without capabilities"),
+])
+def test_who_may_attach(us: Callable[[], None], state: str, needed: list[str]) -> None:
+    """Who may read another's memory and not write to it is told what `attach` takes; nothing is missing for it."""
+    with running(lambda: become(1000)) as pid:
+        found = seen_as(us, lambda: attach(meet(pid, Roots()))._asdict())
+
+    if YAMA and not needed and state == "ok":
+        pytest.skip("Yama decides here who may")
+    assert (found["state"], list(found["needs"])) == (state, needed)
+    assert ("call attach as 1000:1000, or add CAP_DAC_OVERRIDE" in found["do"]) == bool(needed)
 
 
 @root

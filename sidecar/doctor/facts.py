@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 State = Literal["ok", "info", "warning", "missing"]
 """`ok` was tried and works; `info` is neither good nor bad; `warning` may hurt; `missing` cannot be seen or done."""
 
-Need = Literal["same_user", "sys_ptrace", "dac_read", "kill", "yama", "hidepid"]
+Need = Literal["same_user", "sys_ptrace", "dac_read", "dac_override", "kill", "yama", "hidepid"]
 """What would mend it: the target's user, a capability, Yama told otherwise, a /proc that hides nothing."""
 
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, ArithmeticError)

@@ -35,6 +35,18 @@ def refused(patient: Patient, group: str, name: str, file: str, error: OSError) 
                 tuple(dict.fromkeys(need for each in found for need in each.needs)))
 
 
+def unwritable(patient: Patient, group: str, name: str, error: OSError) -> Fact:
+    """The fact that memory which may be read may not be written to, as by somebody with CAP_DAC_READ_SEARCH alone."""
+    us, it = patient.us, patient.it
+    what = f"`rag-sidecar attach` could not put the agent into it: {told(error)}"
+    if not isinstance(error, PermissionError) or us.can(DAC_OVERRIDE) or patient.owner == us.uids[3]:
+        return Fact(group, name, "info", what)
+    as_it = f"call attach as {it.user}, or " if patient.owner == it.uids[1] and not it.changes_user else ""
+    return Fact(group, name, "info", what, f"it belongs to user {patient.owner}: its owner writes to it, or who has "
+                "CAP_DAC_OVERRIDE; CAP_DAC_READ_SEARCH is for reading", f"{as_it}add CAP_DAC_OVERRIDE",
+                ("dac_override",))
+
+
 def refusals(patient: Patient, file: str) -> Iterator[Refusal]:
     """Every reason why this file is refused to us; if none is known, that."""
     found = [*_of_the_user(patient, file), *_of_tracing(patient, file), *_of_yama(patient, file)]
@@ -55,7 +67,8 @@ def _of_the_user(patient: Patient, file: str) -> Iterator[Refusal]:
             can_be_its_user = patient.owner == it.uids[1] and not it.changes_user
             yield Refusal(f"it belongs to user {patient.owner}, and only its owner may open it: CAP_SYS_PTRACE does "
                           "not help, CAP_DAC_READ_SEARCH would",
-                          (f"run the sidecar as {it.user}, or " if can_be_its_user else "") + "add CAP_DAC_READ_SEARCH",
+                          (f"run the sidecar as {it.user}, or " if can_be_its_user else "") + "add CAP_DAC_READ_SEARCH"
+                          + (", or CAP_DAC_OVERRIDE, which `attach` needs" if file == "mem" else ""),
                           ("same_user", "dac_read") if can_be_its_user else ("dac_read",))
     elif file not in TRACED and may_open:
         return
