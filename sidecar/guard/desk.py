@@ -45,10 +45,9 @@ class Desk:
         """Start the desk when none runs and the pause is over. True if it was started."""
         if self.pid or now < self._next_start:
             return False
-        command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1),
-                   "--short-lives", str(self.short_lives), "--guard-fd"]
+        command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1), "--guard-fd"]
         try:
-            self.pid, self.sock = spawn(command, self._arguments)
+            self.pid, self.sock = spawn(command, ["--short-lives", str(self.short_lives), *self._arguments])
         except OSError as error:  # that may pass
             self.rest(now, f"the desk cannot be started: {error.strerror}")
             return False
