@@ -138,7 +138,7 @@ def test_actions_are_chosen(query: str, actions: str, decisions: str, incidents:
                  {"id": "b", "target": "rag", "started_at": 2.0, "outcome": "partial"},
                  {"id": "c", "target": "web", "started_at": 3.0, "outcome": "effective", "told": {"x": float("inf")}}],
         decisions=[{"id": "r", "target": "rag"}, {"id": "w", "target": "web"}],
-        incidents=[{"id": "2", "target": "web"}, {"id": "1", "target": "rag"}])
+        incidents=[{"id": "1", "target": "rag", "opened_at": 1.0}, {"id": "2", "target": "web", "opened_at": 2.0}])
 
     async def steps(ask: Ask) -> None:
         data = (await ask(f"/api/v1/actions?{query}")).json["data"]
@@ -197,7 +197,9 @@ def test_landing_page_shows_targets_and_alerts() -> None:
     action = {"started_at": 1795165883.5, "target": "rag", "cleanup": "standard", "channel": "signal",
               "outcome": "effective", "freed_bytes": 300 * 2.0**20}
     snapshot = Snapshot(
-        unready="", alerts=[alert()], actions=[action],
+        unready="", alerts=[alert()], actions=[action], modes={"rag": ModeStatus("cautious")},
+        decisions=[{"target": "rag", "reason": "paused", "message": "A person has paused it."},
+                   {"target": "old", "reason": "below_threshold", "message": "No alert."}],
         targets=[TargetStatus("rag", True, 900 * 2.0**20, 1000 * 2.0**20, 1200 * 2.0**20), TargetStatus("old", False)],
     )  # fmt: skip
 
@@ -206,8 +208,10 @@ def test_landing_page_shows_targets_and_alerts() -> None:
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
         alerts = ("MemoryCritical", "firing", "too much")
         actions = ("rag: standard", "effective", "freed 300.0 MiB", "2026-11-20 09:11:23 UTC")
-        for shown in (__version__, ">ready<", ">rag<", "900.0 MiB", "1,000.0 MiB", ">gone<", *alerts, *actions):
+        targets = (">rag<", "900.0 MiB", "1,000.0 MiB", ">cautious<", "A person has paused it.", ">gone<")
+        for shown in (__version__, ">ready<", *targets, *alerts, *actions):
             assert shown in answer.text
+        assert "No alert." not in answer.text
         assert (await ask("/graph?g0.expr=a&g0.tab=1")).text == answer.text
 
     serve(steps, View(snapshot))
@@ -218,6 +222,7 @@ def test_landing_page_is_safe_with_hostile_names() -> None:
     hostile = "<script>alert(1)</script>\udcff"
     snapshot = Snapshot(
         unready=hostile, targets=[TargetStatus(hostile, True)], actions=[{"started_at": 0, "target": hostile}],
+        modes={hostile: ModeStatus(hostile)}, decisions=[{"target": hostile, "reason": hostile, "message": hostile}],
         alerts=[alert(labels=Labels({"alertname": hostile, "x": '"><img src=x>'}), annotations={"summary": hostile})],
     )  # fmt: skip
 
@@ -226,7 +231,7 @@ def test_landing_page_is_safe_with_hostile_names() -> None:
         assert answer.status == 200
         assert "<script" not in answer.text
         assert "<img" not in answer.text
-        assert answer.text.count("&lt;script&gt;") == 5
+        assert answer.text.count("&lt;script&gt;") == 7
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy

@@ -94,14 +94,15 @@ def alerts(given: Sequence[Alert]) -> dict[str, Any]:
 
 
 def actions(shown: Snapshot, target: str = "", outcome: str = "", most: int = 0) -> dict[str, Any]:
-    """The `data` of GET /api/v1/actions: attempts, newest first, with this outcome; decisions; incidents.
+    """The `data` of GET /api/v1/actions: attempts, with this outcome; decisions; incidents. Newest first.
 
     Of one target if one is named; `most` of each list, 0 is all.
     """
     newest_first = sorted(shown.actions, key=lambda action: action["started_at"], reverse=True)
+    incidents = sorted(shown.incidents, key=lambda incident: incident.get("opened_at", 0.0), reverse=True)
     chosen = [action for action in newest_first if outcome in ("", action.get("outcome"))]
     return {name: [_finite(row) for row in rows if target in ("", row.get("target"))][:most or None]
-            for name, rows in (("actions", chosen), ("decisions", shown.decisions), ("incidents", shown.incidents))}
+            for name, rows in (("actions", chosen), ("decisions", shown.decisions), ("incidents", incidents))}
 
 
 def exponent_form(value: float) -> str:

@@ -35,9 +35,12 @@ CONTENT_SECURITY_POLICY = (
 LINKS = {"metrics": "/metrics", "alerts": "/api/v1/alerts", "actions": "/api/v1/actions", "ready": "/-/ready"}
 REFRESH_SECONDS = 5
 SHOWN_ACTIONS = 12
+QUIET = ("below_threshold", "target_down")
+"""Reasons for doing nothing that the rest of the card has said."""
 TONES = {
     "firing": "bad", "pending": "warn", "effective": "good", "dry_run": "dim", "running": "dim", "skipped": "dim",
-    "partial": "warn", "unknown": "warn", "ineffective": "bad", "refused": "bad", "undelivered": "bad",
+    "partial": "warn", "unknown": "warn", "interrupted": "warn", "ineffective": "bad", "refused": "bad",
+    "undelivered": "bad", "normal": "good", "cautious": "warn", "degraded": "bad",
 }  # fmt: skip
 
 
@@ -52,7 +55,7 @@ def landing(snapshot: Snapshot) -> bytes:
         f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">'
         f"<title>rag-sidecar</title><style>{STYLE}</style></head><body>"
         f"<header><h1>rag-sidecar <small>{__version__}</small></h1>{state}<nav>{links}</nav></header>"
-        + _section("Targets", map(_target, snapshot.targets))
+        + _section("Targets", (_target(target, snapshot) for target in snapshot.targets))
         + _section("Alerts", map(_alert, alerts))
         + _section("Cleanups", map(_action, _newest(snapshot.actions)))
         + "</body></html>\n"
@@ -75,8 +78,8 @@ def _article(name: str, chip: str, right: str, *lines: str) -> str:
     return f"<article>{top}{''.join(lines)}</article>"
 
 
-def _target(target: TargetStatus) -> str:
-    """Used bytes as a bar up to a little above the critical line."""
+def _target(target: TargetStatus, snapshot: Snapshot) -> str:
+    """Used bytes as a bar up to a little above the critical line, the mode, and why nothing is done, if that is so."""
     used, main, critical = target.used_bytes, target.main_bytes, target.critical_bytes
     bar = ""
     if used is not None and main and critical:
@@ -84,7 +87,12 @@ def _target(target: TargetStatus) -> str:
         bar = (f'<meter min="0" max="{most:.0f}" low="{low:.0f}" high="{high:.0f}" optimum="0" value="{used:.0f}" '
                f'aria-label="used memory"></meter>'
                f'<p class="dim">main {_mebibytes(main)} · critical {_mebibytes(critical)}</p>')
-    return _article(target.name, _chip("up", "good") if target.up else _chip("gone", "bad"), _mebibytes(used), bar)
+    mode = snapshot.modes[target.name].mode if target.name in snapshot.modes else ""
+    chips = _chip("up", "good") if target.up else _chip("gone", "bad")
+    chips += _chip(mode, TONES.get(mode, "dim")) if mode else ""
+    said = [escape(str(row.get("message", ""))) for row in snapshot.decisions
+            if row.get("target") == target.name and row.get("reason") not in QUIET]
+    return _article(target.name, chips, _mebibytes(used), bar, *(f"<p>{text}</p>" for text in said))
 
 
 def _alert(alert: Alert) -> str:
