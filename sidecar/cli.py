@@ -22,35 +22,37 @@ OK, FAILURE = cli_rules.OK, cli_rules.FAILURE
 EXAMPLES = {
     "": """\
 examples:
-  rag-sidecar demo                              a leaking RAG beside a sidecar, no Docker: see it work
-  rag-sidecar run --pid 4242                    watch and judge a process; nothing is done to it
-  rag-sidecar run --config.file sidecar.yml     watch, judge, and clean up as the file says
-  rag-sidecar run -- python rag.py              start a program and watch it
-  rag-sidecar check config sidecar.yml          what would be used, and from where
-  rag-sidecar query rag_memory_used_bytes       ask a running sidecar in PromQL
-  rag-sidecar explain RagMemoryMain             why an alert fires, waits or does not
-  rag-sidecar cleanup                           have it clean up now, and see what that freed
-  rag-sidecar pause --for 30m                   have it do nothing unasked for half an hour
-  rag-sidecar attach 4242                       put the agent into a running Python 3.14
+  rag-sidecar demo                           a leaking RAG beside a sidecar
+  rag-sidecar run --pid 4242                 watch and judge, nothing is done
+  rag-sidecar run --config.file sidecar.yml  watch, judge, and clean up
+  rag-sidecar run -- python rag.py           start a program and watch it
+  rag-sidecar check config sidecar.yml       what would be used, and from where
+  rag-sidecar query rag_memory_used_bytes    ask a running sidecar in PromQL
+  rag-sidecar explain RagMemoryMain          why an alert fires, waits or not
+  rag-sidecar cleanup                        clean up now, see what that freed
+  rag-sidecar pause --for 30m                do nothing unasked for half an hour
+  rag-sidecar attach 4242                    the agent into a running Python
 """,
     "run": """\
 examples:
   rag-sidecar run --pid 4242
-  rag-sidecar run --match 'uvicorn rag.app' --memory.main 1500MiB --memory.critical 1800MiB
-  rag-sidecar run --config.file sidecar.yml --web.listen-address 127.0.0.1:21611
+  rag-sidecar run --match 'uvicorn rag.app' --memory.critical 1800MiB
+  rag-sidecar run --config.file sidecar.yml --web.listen-address :21611
   rag-sidecar run --memory.critical 2GiB -- python -m uvicorn rag.app:app
 
-Without a way to ask for a cleanup it only observes; an agent inside is one, and a Python that is started after
--- gets one (docs/attach.md). docs/configuration.md has every key.
+Without a way to ask for a cleanup it only observes; an agent inside is one, and
+a Python that is started after -- gets one (docs/attach.md).
+docs/configuration.md has every key.
 """,
     "doctor": """\
 examples:
   rag-sidecar doctor                            this machine and this sidecar
-  rag-sidecar doctor --pid 4242                 a process: run it as the sidecar will run
+  rag-sidecar doctor --pid 4242                 a process, as the sidecar's user
   rag-sidecar doctor --config.file sidecar.yml  everything the file names
-  rag-sidecar doctor --pid 4242 --for compose   the lines for a sidecar beside it
+  rag-sidecar doctor --pid 4242 --for compose   the lines for one beside it
 
-It only reads. Exit codes: 0 nothing is missing, 3 something is, 1 there is no such process. docs/doctor.md
+It only reads. Exit codes: 0 nothing is missing, 3 something is, 1 there is no
+such process. docs/doctor.md
 """,
 }
 
@@ -58,8 +60,8 @@ It only reads. Exit codes: 0 nothing is missing, 3 something is, 1 there is no s
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
-        prog="rag-sidecar", description="Stands beside a RAG process, watches its memory, judges it by Prometheus "
-        "alert rules, has it clean up before the kernel kills it, and proves in bytes that it helped.",
+        prog="rag-sidecar", description="Stands beside a RAG process, watches its memory, judges it by Prometheus\n"
+        "alert rules, has it clean up before the kernel kills it, and proves in bytes\nthat it helped.",
         epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"rag-sidecar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
