@@ -22,11 +22,8 @@ ROOM_ATTEMPTS = 50
 _INSERT = "INSERT OR IGNORE INTO record (kind, key, stage, at, ended_at, body) VALUES (?, ?, ?, ?, ?, ?)"
 _UPDATE = """INSERT INTO record (kind, key, stage, at, ended_at, body) VALUES (?, ?, ?, ?, ?, ?)
   ON CONFLICT (kind, key, stage) DO UPDATE SET at = excluded.at, ended_at = excluded.ended_at, body = excluded.body"""
-_ATTEMPTS = """SELECT id, kind, key, stage, at, body FROM record WHERE kind = 'attempt' AND key IN
-  (SELECT key FROM record WHERE kind = 'attempt' GROUP BY key ORDER BY min(id) DESC LIMIT :attempts)"""
-_INCIDENTS = """SELECT id, kind, key, stage, at, body FROM record WHERE kind = 'incident'
-  AND (ended_at IS NULL OR ended_at >= :incidents_since) ORDER BY ended_at IS NOT NULL, id DESC LIMIT :others"""
-_NOTES = "SELECT id, kind, key, stage, at, body FROM record WHERE kind = 'note' ORDER BY id DESC LIMIT :others"
+_ALL = """SELECT id, kind, key, stage, at, body FROM record
+  WHERE kind <> 'incident' OR ended_at IS NULL OR ended_at >= ? ORDER BY id"""
 _PRUNE = (
     "DELETE FROM record WHERE kind NOT IN ('attempt', 'incident', 'note')",
     "DELETE FROM record WHERE kind = 'attempt' AND at < :attempts_since",
@@ -73,19 +70,21 @@ class Shelf:
         self._unpruned = PRUNE_ROWS
 
     def records(self, now: float) -> list[Record]:
-        """What a restart goes on from, oldest first; rows that make no sense are left out and noted in `strange`.
+        """What a restart goes on from, oldest first of a kind; rows without sense are left out and noted in `strange`.
 
         The newest 500 attempts with all their stages, incidents that are open or ended within a day, and all notes.
         """
-        found = []
-        for query in (_ATTEMPTS, _INCIDENTS, _NOTES):
-            for number, *row in self._db.execute(query, _bounds(now)):
-                try:
-                    found.append((number, record_of(*row)))
-                except (ValueError, RecursionError):
-                    self.strange.append((number,))
-        found.sort(key=lambda pair: pair[0])
-        return [record for _, record in found]
+        found: dict[str, list[Record]] = {"attempt": [], "incident": [], "note": []}
+        for number, *row in self._db.execute(_ALL, (now - INCIDENT_SECONDS,)):  # of one kind few are too many
+            try:
+                record = record_of(*row)
+            except (ValueError, RecursionError):
+                self.strange.append((number,))
+            else:
+                found[record.kind].append(record)
+        newest = {kind: set([*dict.fromkeys(record.key for record in records)][-most:]) for (kind, records), most
+                  in zip(found.items(), (MOST_ATTEMPTS, MOST_OTHERS, MOST_OTHERS), strict=True)}
+        return [record for kind, records in found.items() for record in records if record.key in newest[kind]]
 
     def put(self, rows: Sequence[Row], now: float) -> None:
         """Write these. A planned or final stage that is there already stays as it is."""
