@@ -97,7 +97,7 @@ class VirtualGuard:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LINE_BYTES)
         ours.setblocking(False)
         self._record.line = ours
-        held = [[name, list(watch.identity)] for name, watch in self._watches.items() if watch.identity]
+        held = [[name, list(identity)] for name, identity in self.held().items()]
         self._record.say("welcome", program_pid=0, watched=held, first=self._first)
         for event in self._record.events:
             self._record.say("event", event=event, lost=0)
@@ -108,6 +108,10 @@ class VirtualGuard:
         if self._record.line:
             self._record.line.close()
         self._record.line = None
+
+    def held(self) -> dict[str, Identity]:
+        """The processes under watch, by target."""
+        return {name: watch.identity for name, watch in self._watches.items() if watch.identity}
 
     def left(self) -> tuple[list[Event], int]:
         """What no desk has done with, as the flight record gives it after this guard's end; the next one's `first`."""
@@ -123,7 +127,8 @@ class VirtualGuard:
         """Take in what the desk has said. ValueError, TypeError or KeyError for what cannot be meant."""
         hear: dict[str, Callable[..., None]] = {
             "beat": self._record.done, "watch": self._watch, "unwatch": self._unwatch, "orders": self._orders,
-            "deliver": self._deliver, "hello": self._hello}
+            "deliver": self._deliver,
+            "hello": lambda **said: setattr(self.deliveries, "kill_switch", str(said["kill_switch"]))}
         while self._record.line and (data := wire.receive(self._record.line)):
             kind, body = wire.decode(data)
             if kind in hear:  # the rest is about what is not there: sockets of agents, shares of a tree
@@ -153,9 +158,6 @@ class VirtualGuard:
                     standing.not_before = now + standing.order.again_after_seconds
                 else:
                     standing.not_before = now + KILL_SWITCH_SECONDS
-
-    def _hello(self, kill_switch: str = "", **_: Any) -> None:
-        self.deliveries.kill_switch = kill_switch
 
     def _watch(self, target: str, identity: list[Any] | None, **_: Any) -> None:
         wanted = wire.identity(identity) if identity is not None else None
