@@ -92,6 +92,7 @@ class _Desk:
         self._dispatch = dispatch
         self._starts = starts
         self._short_lives = short_lives
+        self._known: dict[str, Identity] = {}
         self._unserved = False
         self._over = asyncio.Event()
 
@@ -110,6 +111,7 @@ class _Desk:
                 {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
                  for target in settings.targets}, asyncio.sleep))
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
+            pipeline.acting.incidents.lives.resume(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
             await self._serve_control(view, pipeline, journal, url, stack)
             gc.collect()
@@ -174,10 +176,10 @@ class _Desk:
                  for target in settings.targets}
         carried = any(channel.kind in ("http", "exec") for plan in plans.values()
                       for channels in plan.channels.values() for channel in channels)
-        program_pid, known = self._hello(carried)
+        program_pid, self._known = self._hello(carried)
         roster.child_pid = program_pid
-        roster.resume(known)
-        for name in known.keys() - plans.keys():
+        roster.resume(self._known)
+        for name in self._known.keys() - plans.keys():
             self._dispatch.watch(name, None, None)  # a target of the desk before that is not configured any more
         store = Store()
         groups = [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,

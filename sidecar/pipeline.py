@@ -3,18 +3,18 @@
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
 from sidecar.actions.dispatch import Dispatch
+from sidecar.actions.facts import Subject, life_of
 from sidecar.actions.ledger import Ledger
-from sidecar.actions.options import STRENGTH, Mode, Options
-from sidecar.actions.policy import Gate, Subject
+from sidecar.actions.options import Mode, Options
+from sidecar.actions.policy import Policy
 from sidecar.actions.verify import Reading
 from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
-from sidecar.errors import QueryError, SidecarError
+from sidecar.errors import SidecarError
 from sidecar.guard.wire import Basis, Channel, Event
 from sidecar.journal.journal import Journal
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
@@ -22,19 +22,16 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline_agents import hand_over, permitted
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
+from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import page
 from sidecar.pipeline_pace import Pace
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS
 from sidecar.promql.evaluate import Query
-from sidecar.promql.steps import Steps
-from sidecar.promql.tree import LOOKBACK_SECONDS
 from sidecar.promql.values import Matcher
-from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
-from sidecar.rules.standing import Standing, compared
 from sidecar.store import Store
 from sidecar.thresholds import Thresholds, Wanted
 from sidecar.web.view import Snapshot, TargetStatus, View
@@ -81,7 +78,7 @@ class Pipeline:
         self._stages = stages
         self._plans = plans
         self._options = options
-        self._acting = Acting(stages.ledger, stages.dispatch, self._used)
+        self.acting = Acting(stages.ledger, stages.dispatch, self._used)
         self._base = base
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self._vitals = Vitals(base, starts)
@@ -90,21 +87,13 @@ class Pipeline:
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
-        self.by_hand = ByHand(self._acting, stages.ledger, stages.dispatch, stages.sampler, options)
+        self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options)
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
         self._done = 0
         self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(self._done), monotonic)
-        self._ungated: set[str] = set()
+        self._gates = Gates(stages.groups, plans)
         self.crashes = Crashes(0, 0.0)
-        self._gated: list[tuple[Group, AlertingRule, Standing]] = []
-        for group in stages.groups:
-            for rule in group.alerting_rules:
-                gate = compared(rule)
-                if isinstance(gate, Standing):
-                    self._gated.append((group, rule, gate))
-                elif "cleanup" in rule.spec.labels:
-                    log.warning("rule asks for a cleanup that never comes", extra={"alert": rule.name, "reason": gate})
 
     async def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
@@ -117,13 +106,13 @@ class Pipeline:
         self._pace.begin()
         if now < self._last - LONGEST_STEP_BACK_SECONDS:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
-        self._take_in_events(now)
+        policy = policy_now(self._options)
+        self._take_in_events(policy, now)
         targets = stages.roster.update(now)
         readings = stages.sampler.read(targets, now, self._near)
-        policy = policy_now(self._options)
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
-        self._acting.judge(policy, now)
+        self.acting.judge(policy, now)
         counted = self._counted(now)
         stages.store.append(counted)
         self._mark_ends({sample.labels for samples in (seen, counted) for sample in samples}, now)
@@ -135,8 +124,9 @@ class Pipeline:
         stages.notifier.offer(alerts, now)
         stages.journal.note(page(stages.groups, targets, now, self._used_now))
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
-        self._acting.act(policy, self._subjects_now, await self._pace.through(self._gates(alerts, now)), now)
-        self._done = self._acting.done()
+        gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
+        self.acting.act(policy, self._subjects_now, gates, now)
+        self._done = self.acting.done()
         stages.dispatch.beat(self._done)
         stages.store.truncate(now)
         self._last = now
@@ -152,16 +142,16 @@ class Pipeline:
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
         stages = self._stages
-        self._take_in_events(now)
+        self._take_in_events(policy_now(self._options), now)
         stages.notifier.offer([alert for group in stages.groups for alert in group.alerts()], now)
         stages.journal.note(page(stages.groups, stages.roster.update(now), now))
 
-    def _take_in_events(self, now: float) -> None:
+    def _take_in_events(self, policy: Policy, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""
         for event in self._stages.dispatch.events():
-            self._take_in(event._replace(at=min(event.at, now)))
+            self._take_in(event._replace(at=min(event.at, now)), policy)
 
-    def _take_in(self, event: Event) -> None:
+    def _take_in(self, event: Event, policy: Policy) -> None:
         """An event of the guard. A crossing is judged as if the desk had seen it itself, at the event's own time."""
         said = event.kind, str(event.detail.get("reason", ""))
         if event.kind in ("misunderstood", "desk_silent", "unreadable", "changed"):
@@ -169,15 +159,16 @@ class Pipeline:
                 log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
             self._said[event.target] = said
         base = self._bases.get(event.target)
-        if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None:
+        known = not self._stages.ledger.is_news(event)
+        if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None and not known:
             stages, at, labels = self._stages, max(event.at, self._last + JUST_AFTER_SECONDS), event.detail["labels"]
             threshold = series(base, thresholds.THRESHOLD.name, "level", labels.get("level", ""))
             stages.store.append([Sample(series(base, USED.name), event.detail["used_bytes"], at),
                                  Sample(threshold, event.detail["line_bytes"], at)])
-            for group, rule, _ in self._gated:
+            for group, rule, _ in self._gates.lined:
                 if rule.name == labels.get("alertname"):
                     group.evaluate_rule(rule, at, stages.query, stages.store.append)
-        self._acting.take_in(event)
+        self.acting.take_in(event, policy)
 
     def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
         """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
@@ -215,7 +206,7 @@ class Pipeline:
         """What the stages count."""
         stages = self._stages
         samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
-        samples += self._acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
+        samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
         samples += stages.journal.samples(self._base, now)
         return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
@@ -250,42 +241,16 @@ class Pipeline:
             ticks = target.identity.start_time_ticks if target.identity else 0
             agents = self._stages.sampler.agents
             mode, ways = permitted(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
-            if self.crashes.too_often(now):
-                mode = "observe"
+            crashes = self.crashes.too_often(now)
             hand_over(agents, self._stages.dispatch, target.name, mode, ways)
             yield Subject(
                 target.name, up=used is not None, armed=bool(lines and lines[1].armed),
                 fresh=bool(used and lines and lines[1].basis in used),
-                age_seconds=self._stages.since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways)
-
-    def _gates(self, alerts: Sequence[Alert], now: float) -> Steps[list[Gate]]:
-        """The gates of this moment: the comparison of each rule that asks for a cleanup, read anew."""
-        found: list[Gate] = []
-        firing = {alert.labels for alert in alerts if alert.state == "firing" and alert.condition}
-        used = {sample.labels["target"]: sample.value for sample in self._stages.store.newest(
-            [Matcher("__name__", "=", USED.name)], now - LOOKBACK_SECONDS, now)}
-        for _, rule, gate in self._gated:
-            try:
-                lines = yield from gate.steps(self._stages.query, now)
-            except QueryError as error:
-                if rule.name not in self._ungated:
-                    log.warning("gate", extra={"alert": rule.name, "error": str(error)})
-                self._ungated.add(rule.name)
-                continue
-            self._ungated.discard(rule.name)
-            for line in lines:
-                target, wanted = line.labels["target"], line.labels.get("cleanup", "")
-                if target not in self._plans or wanted not in STRENGTH:
-                    continue
-                now_used = used.get(target, 0.0)
-                standing = not rule.spec.for_seconds
-                found.append(Gate(
-                    target, line.labels.get("level", ""), cast(Cleanup, wanted), line.labels,
-                    open=now_used >= line.line_bytes if line.op == ">=" else now_used > line.line_bytes,
-                    ripe=standing or line.labels in firing, standing=standing, line_bytes=line.line_bytes,
-                    inclusive=line.op == ">="))
-            yield
-        return found
+                age_seconds=self._stages.since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways,
+                paused=target.name in self.acting.paused, foreign=target.name in self._stages.dispatch.foreign,
+                life=life_of(target.identity) if target.identity else None,
+                instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
+                crashes=crashes)
 
     def _used(self, target: str, start: float, end: float) -> list[Reading]:
         """Readings of used bytes of a target in (start, end]."""

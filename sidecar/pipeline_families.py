@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from sidecar import __version__, mode, thresholds
-from sidecar.actions import acting, ledger
+from sidecar.actions import acting, tally
 from sidecar.discovery import roster
 from sidecar.journal import journal
 from sidecar.model import Labels, Metric, Sample, series
@@ -44,7 +44,7 @@ RULES = Metric("rag_sidecar_rule_group_rules", "gauge", "Rules of a group.")
 OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, REFUSED, EVALUATIONS, FAILURES,
        MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
 METRICS = {metric.name: metric for metric in (
-    *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *mode.METRICS, *ledger.METRICS, *acting.METRICS,
+    *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *mode.METRICS, *tally.METRICS, *acting.METRICS,
     *alertmanager.METRICS, *journal.METRICS)}
 """Every metric of /metrics, by its name."""
 

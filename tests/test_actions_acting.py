@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.actions.acting import LATE_SECONDS, METRICS, UNANSWERED_SECONDS, Acting
+from sidecar.actions.acting import METRICS, Acting
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.policy import Gate, Policy, Reason, Subject
+from sidecar.actions.sent import LATE_SECONDS
+from sidecar.actions.verdicts import UNANSWERED_SECONDS
 from sidecar.actions.verify import Reading
 from sidecar.errors import SidecarError
 from sidecar.guard import wire
@@ -76,12 +78,13 @@ class Table:
         self.tell("answered", attempt, at + took, channel="signal", duration_seconds=took)
         return attempt
 
-    def tick(self, now: float, gates: list[Gate], subject: Subject = RAG, *, kill_switch: bool = False) -> Reason:
+    def tick(self, now: float, gates: list[Gate], subject: Subject = RAG, *, kill_switch: bool = False,
+             options: Options | None = None) -> Reason:
         """The part of a tick that acts. Returns the reason of the decision."""
+        policy = Policy(options or Options(), kill_switch)
         for event in self.dispatch.events():
-            self.acting.take_in(event)
+            self.acting.take_in(event, policy)
         self.dispatch.watch("rag", IDENTITY, ANON)
-        policy = Policy(Options(), kill_switch)
         self.acting.judge(policy, now)
         self.acting.act(policy, [subject], gates, now)
         return self.acting.decisions[0].reason
@@ -234,7 +237,7 @@ def test_standing_order_is_sent_anew_to_a_new_process(table: Table) -> None:
     """What stood for a process ended with it."""
     table.tick(NOW, [CRITICAL])
     table.dispatch.watch("rag", IDENTITY._replace(start_time_ticks=2000), ANON)
-    armed = Policy(Options(), False).stand(RAG, [CRITICAL], table.ledger, NOW)
+    armed = Policy(Options(), False).stand(RAG, [CRITICAL], table.ledger, table.acting.incidents, NOW)
     table.heard()
     table.dispatch.stand("rag", armed, NOW)
 
@@ -393,9 +396,10 @@ def test_what_holds_an_action_back_is_a_series(table: Table) -> None:
     """One series with the reason while a gate is open and nothing is done, none when all is well."""
     assert METRICS[0].name == "rag_action_held"
     table.tick(NOW, [])
-    assert table.samples() == {"rag_actions_parked": {"": 0.0}}
+    assert table.samples() == {"rag_incident_open": {"": 0.0}, "rag_actions_parked": {"": 0.0}}
     table.tick(NOW, [MAIN], replace(RAG, age_seconds=1.0))
-    assert table.samples() == {"rag_action_held": {"warming_up": 1.0}, "rag_actions_parked": {"": 0.0}}
+    assert table.samples() == {"rag_action_held": {"warming_up": 1.0}, "rag_incident_open": {"": 1.0},
+                               "rag_actions_parked": {"": 0.0}}
     table.tick(NOW, [MAIN._replace(ripe=False)])
     assert table.samples()["rag_action_held"] == {"alert_pending": 1.0}
     table.tick(NOW, [MAIN])
@@ -418,9 +422,11 @@ def test_parked_when_every_configured_channel_was_refused(table: Table) -> None:
     post = replace(RAG, channels={**RAG.channels, "standard": (USR1, Channel("http", url="http://x/"))})
     assert table.tick(NOW + 60, [MAIN], post) is Reason.ACT
     assert table.samples(post)["rag_actions_parked"] == {"": 0.0}
-    assert table.tick(NOW + 61, []) is Reason.BELOW
+    assert table.tick(NOW + 61, [MAIN]) is Reason.NO_CHANNEL
+    for second in (62, 122):
+        assert table.tick(NOW + second, [], replace(RAG, used_bytes=100.0 * MIB)) is Reason.BELOW
     assert table.samples()["rag_actions_parked"] == {"": 0.0}
-    assert table.tick(NOW + 70, [MAIN]) is Reason.ACT
+    assert table.tick(NOW + 130, [MAIN]) is Reason.ACT
 
 
 def test_dry_run_orders_are_dry(table: Table) -> None:

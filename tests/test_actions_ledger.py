@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.actions.ledger import KEPT_ATTEMPTS, METRICS, Attempt, Ledger
+from sidecar.actions.attempt import Attempt
+from sidecar.actions.attempts import KEPT_ATTEMPTS
+from sidecar.actions.ledger import Ledger
+from sidecar.actions.tally import METRICS
 from sidecar.actions.verify import Verdict
 from sidecar.guard.wire import Channel, Event, Order
 from sidecar.model import Labels, Sample

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.actions.ledger import Attempt, Ledger, Outcome
+from sidecar.actions.attempt import Attempt, Outcome
+from sidecar.actions.incident import Incident
+from sidecar.actions.incidents import Incidents
+from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import STRENGTH, Options
 from sidecar.actions.options import Policy as Cap
-from sidecar.actions.policy import Decision, Gate, Policy, Reason, Subject
+from sidecar.actions.policy import Armed, Decision, Gate, Policy, Reason, Subject
 from sidecar.actions.verify import Verdict
 from sidecar.guard.wire import Channel, Event, Order
 from sidecar.model import Cleanup
+from sidecar.procfs import Identity
 
 NOW = 1_000_000.0
 MIB = 1 << 20
@@ -23,6 +27,7 @@ USR1, USR2, POST = Channel("signal", signal=10), Channel("signal", signal=12), C
 EVERY: Mapping[Cleanup, tuple[Channel, ...]] = {"light": (USR1,), "standard": (USR1,), "aggressive": (USR1,)}
 CLEANUPS: tuple[Cleanup, ...] = get_args(Cleanup)
 RAG = Subject("rag", up=True, fresh=True, armed=True, age_seconds=3600.0, mode="enforce", channels=EVERY)
+LIFE = Identity("boot", 42, 1000, (1, 2))
 NEVER_DELIVERED = ("undelivered", "refused", "skipped")
 
 
@@ -36,10 +41,11 @@ def gate(level: str = "main", target: str = "rag", **changes: Any) -> Gate:
 
 
 class Past:
-    """A ledger, and a guard that tells it what has happened."""
+    """A ledger and the incidents, and a guard that tells them what has happened."""
 
     def __init__(self) -> None:
         self.ledger = Ledger()
+        self.incidents = Incidents()
         self._numbers = count(1)
 
     def tell(self, kind: str, order: str, at: float, target: str = "rag", **detail: Any) -> Attempt | None:
@@ -51,7 +57,7 @@ class Past:
         self.tell("crossed", order, at, target, cleanup=cleanup, labels={}, used_bytes=2000.0 * MIB, line_bytes=None)
 
     def attempt(self, outcome: str, ago: float, cleanup: str = "standard", target: str = "rag", took: float = 0.5,
-                channel: str = "signal") -> None:
+                channel: str = "signal", rebounded: bool | None = None) -> None:
         """An attempt that was begun `ago` seconds before NOW; `running` and `answered` ones have no outcome yet."""
         order, at = f"o{next(self._numbers)}", NOW - ago
         self.begin(order, at, cleanup, target)
@@ -68,13 +74,29 @@ class Past:
             if outcome not in ("running", "answered"):
                 verdict = Verdict(outcome, 0.0, 0.0)
                 self.ledger.close(order, outcome, at + took + 3.0, verdict=verdict)
+        if rebounded is not None:
+            self.ledger.note_rebound(order, rebounded)
 
 
 def decide(gates: Iterable[Gate], subject: Subject = RAG, past: Past | None = None, *, options: Options | None = None,
            kill_switch: bool = False, now: float = NOW) -> Decision:
     """The decision about one target."""
-    policy = Policy(options or Options(), kill_switch)
-    return policy.decide([subject], list(gates), (past or Past()).ledger, now)[0]
+    options, known, opened = options or Options(), past or Past(), list(gates)
+    known.incidents.update(subject, [each for each in opened if each.target == subject.name], options, now)
+    return decide_all([subject], opened, known, Policy(options, kill_switch), now)[0]
+
+
+def decide_all(subjects: list[Subject], gates: list[Gate], past: Past, policy: Policy, now: float) -> list[Decision]:
+    """A decision about each target, with what is known of them."""
+    of_target = {name: [gate for gate in gates if gate.target == name] for name in ("rag", "other")}
+    return policy.decide(subjects, of_target, past.ledger, past.incidents, now)
+
+
+def stand(policy: Policy, subject: Subject, gates: list[Gate], past: Past | None = None,
+          now: float = NOW) -> list[Armed]:
+    """The standing orders for one target."""
+    known = past or Past()
+    return policy.stand(subject, gates, known.ledger, known.incidents, now)
 
 
 def past(*attempts: tuple[Any, ...], **more: Any) -> Past:
@@ -85,7 +107,32 @@ def past(*attempts: tuple[Any, ...], **more: Any) -> Past:
     return made
 
 
+def struck(*cleanups: str) -> Past:
+    """A past in which these cleanups have not helped this process three times in a row."""
+    made = Past()
+    made.incidents.lives.resume({"rag": LIFE}, NOW - 3600)
+    for cleanup in cleanups:
+        for _ in range(3):
+            made.incidents.lives.learn("rag", cleanup, Options(), NOW - 60, dry=False, helped=False)
+    return made
+
+
+def in_incident(**changes: Any) -> Past:
+    """A past with an open incident that has come so far."""
+    made = Past()
+    made.incidents.restore([("i", "state", NOW, Incident("i", "rag", NOW - 60, **changes).as_record())], NOW)
+    return made
+
+
+def parked(reason: Reason, strength: int) -> Past:
+    """A past with a parked incident, when nothing stronger was allowed."""
+    made = in_incident()
+    made.incidents.park("rag", reason, strength)
+    return made
+
+
 MAIN = [gate("main")]
+OTHER = gate("main", standing=False, line_bytes=None, fired_at=NOW - 400, labels={})
 TABLE: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.ACT, {"gates": MAIN}),
     (Reason.ACT, {"gates": MAIN, "past": past(("effective", 2.0, "standard"), took=0.01)}),
@@ -128,6 +175,30 @@ TABLE: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.MIN_INTERVAL, {"gates": MAIN, "past": past(("ineffective", 9.0, "light"))}),
     (Reason.MIN_INTERVAL, {"gates": MAIN, "past": past(("ineffective", 9.0, "light", "other"))}),
     (Reason.MAX_CONCURRENT, {"gates": MAIN, "past": past(("running", 20.0, "light", "other"))}),
+    (Reason.CRASHES, {"gates": MAIN, "subject": replace(RAG, crashes=True)}),
+    (Reason.PAUSED, {"gates": MAIN, "subject": replace(RAG, paused=True)}),
+    (Reason.PAUSED, {"gates": [gate("critical")], "subject": replace(RAG, paused=True)}),
+    (Reason.FOREIGN, {"gates": MAIN, "subject": replace(RAG, foreign=True)}),
+    (Reason.HOURLY, {"gates": MAIN, "past": past(*[("unknown", 3500.0 - n, "light", "other") for n in range(30)])}),
+    (Reason.ACT, {"gates": MAIN, "past": past(*[("unknown", 3500.0 - n, "light", "other") for n in range(29)])}),
+    (Reason.ACT, {"gates": MAIN, "past": past(*[("effective", 3500.0 - n, "light", "other") for n in range(30)])}),
+    (Reason.ACTED, {"gates": [OTHER], "past": past(("ineffective", 300.0))}),
+    (Reason.ACT, {"gates": [OTHER], "past": past(("undelivered", 300.0))}),
+    (Reason.ACT, {"gates": [OTHER], "past": past(("ineffective", 401.0))}),
+    (Reason.ACT, {"gates": [OTHER, *MAIN], "past": past(("ineffective", 300.0))}),
+    (Reason.BUDGET, {"gates": MAIN, "past": past(*[("ineffective", 3590.0 - n) for n in range(6)])}),
+    (Reason.ACT, {"gates": MAIN, "past": past(*[("ineffective", 3596.0 + n) for n in reversed(range(6))])}),
+    (Reason.ACT, {"gates": MAIN, "past": past(*[("effective", 3590.0 - n) for n in range(6)])}),
+    (Reason.BUDGET, {"gates": MAIN, "past": past(*[("effective", 3590.0 - n, "standard", "rag", 0.5, "signal", True)
+                                                   for n in range(6)])}),
+    (Reason.LEARNED, {"gates": MAIN, "past": struck("standard")}),
+    (Reason.ACT, {"gates": MAIN, "past": struck("light", "aggressive")}),
+    (Reason.PARKED, {"gates": MAIN, "past": parked(Reason.LEARNED, 1)}),
+    (Reason.STANDING, {"gates": [*MAIN, gate("critical")], "past": parked(Reason.LEARNED, 1)}),
+    (Reason.PARKED, {"gates": [*MAIN, gate("critical")], "past": parked(Reason.BUDGET, 2)}),
+    (Reason.ACT, {"gates": MAIN, "past": in_incident(baseline=True)}),
+    (Reason.BASELINE, {"gates": MAIN, "past": in_incident(baseline=True, attempts=1)}),
+    (Reason.BASELINE, {"gates": [gate("critical")], "past": in_incident(baseline=True, attempts=1)}),
 ]
 
 
@@ -179,14 +250,14 @@ def test_standing_order_is_capped_too() -> None:
     """What the guard may do by itself obeys the same `max`."""
     policy = Policy(Options(policies={"critical": Cap("aggressive", "standard")}), kill_switch=False)
 
-    [armed] = policy.stand(RAG, [gate("critical")], Ledger(), NOW)
+    [armed] = stand(policy, RAG, [gate("critical")])
 
     assert armed.order.cleanup == "standard"
 
 
 def test_standing_order_waits_for_the_crossing_with_its_line_and_its_limits() -> None:
     """It stands before the line is crossed: who decides then is the guard."""
-    [armed] = Policy(Options(), False).stand(RAG, [gate("critical", open=False, inclusive=True)], Ledger(), NOW)
+    [armed] = stand(Policy(Options(), False), RAG, [gate("critical", open=False, inclusive=True)])
 
     assert (armed.order.line_bytes, armed.order.inclusive, armed.order.cleanup) == (1200 * MIB, True, "aggressive")
     assert (armed.order.times, armed.order.again_after_seconds, armed.not_before) == (3, 300.0, 0.0)
@@ -196,13 +267,13 @@ def test_standing_order_waits_for_the_crossing_with_its_line_and_its_limits() ->
     {"up": False}, {"fresh": False}, {"mode": "observe"}, {"armed": False}, {"channels": {}}], ids=str)
 def test_nothing_stands_where_an_interlock_holds(changes: dict[str, Any]) -> None:
     """The interlocks hold for the guard's own deliveries as they do for ours."""
-    assert Policy(Options(), False).stand(replace(RAG, **changes), [gate("critical")], Ledger(), NOW) == []
-    assert Policy(Options(), True).stand(RAG, [gate("critical")], Ledger(), NOW) == []
+    assert stand(Policy(Options(), False), replace(RAG, **changes), [gate("critical")]) == []
+    assert stand(Policy(Options(), True), RAG, [gate("critical")]) == []
 
 
 def test_only_critical_stands() -> None:
     """A gate with a `for` is never carried out at the crossing."""
-    assert Policy(Options(), False).stand(RAG, [gate("preventive"), gate("main")], Ledger(), NOW) == []
+    assert stand(Policy(Options(), False), RAG, [gate("preventive"), gate("main")]) == []
 
 
 @pytest.mark.parametrize(("attempts", "seconds"), [
@@ -218,8 +289,7 @@ def test_only_critical_stands() -> None:
 def test_critical_waits_only_for_its_own_attempts(attempts: list[tuple[Any, ...]], seconds: float | None) -> None:
     """Its own rest after what it did, and nothing of what the other levels did."""
     subject = replace(RAG, age_seconds=0.0)
-    ledger = past(*attempts, channel="http").ledger
-    [armed] = Policy(Options(), False).stand(subject, [gate("critical")], ledger, NOW)
+    [armed] = stand(Policy(Options(), False), subject, [gate("critical")], past(*attempts, channel="http"))
 
     assert armed.not_before == (0.0 if seconds is None else pytest.approx(NOW + seconds))
 
@@ -254,7 +324,7 @@ def test_refused_signal_disarms_that_signal_and_no_other() -> None:
     order = decide(MAIN, subject, made).order
     assert order is not None
     assert order.channels == (POST,)
-    [armed] = Policy(Options(), False).stand(subject, [gate("critical")], made.ledger, NOW)
+    [armed] = stand(Policy(Options(), False), subject, [gate("critical")], made)
     assert armed.order.channels == (USR2,)
 
 
@@ -264,8 +334,8 @@ def test_one_target_at_a_time_on_one_machine() -> None:
     gates = [gate("main"), gate("main", target="other")]
     one, two = Policy(Options(), False), Policy(Options(max_concurrent=2), False)
 
-    assert [d.reason for d in one.decide(both, gates, Ledger(), NOW)] == [Reason.ACT, Reason.MAX_CONCURRENT]
-    assert [d.reason for d in two.decide(both, gates, Ledger(), NOW)] == [Reason.ACT, Reason.ACT]
+    assert [d.reason for d in decide_all(both, gates, Past(), one, NOW)] == [Reason.ACT, Reason.MAX_CONCURRENT]
+    assert [d.reason for d in decide_all(both, gates, Past(), two, NOW)] == [Reason.ACT, Reason.ACT]
 
 
 # What holds whatever comes: a small model of a guard that answers, refuses or stays silent, and a policy beside it.
@@ -367,16 +437,18 @@ def test_what_holds_whatever_comes(steps: list[Step], caps: dict[str, Cap], at_o
         subjects, gates = [replace(RAG, **step.changes), replace(RAG, name="other")], gates_at(step)
         policy, ledger = Policy(options, step.kill_switch), guard.past.ledger
         for subject in subjects:
-            if not any(each.open for each in gates if each.target == subject.name):
+            own = [each for each in gates if each.target == subject.name]
+            guard.past.incidents.update(subject, own, options, now)
+            if guard.past.incidents.current(subject.name) is None:
                 ledger.rearm(subject.name)
-        decisions = policy.decide(subjects, gates, ledger, now)
+        decisions = decide_all(subjects, gates, guard.past, policy, now)
         acting = [decision.order for decision in decisions if decision.order]
 
         assert len(acting) <= max(0, at_once - sum(each.answered_at is None for each in ledger.open()))
         for subject, decision in zip(subjects, decisions, strict=True):
             own = [each for each in gates if each.target == subject.name and each.open]
             promise_of_an_order(decision, subject, own, step, policy, ledger, now)
-            standing = policy.stand(subject, [each for each in gates if each.target == subject.name], ledger, now)
+            standing = stand(policy, subject, [each for each in gates if each.target == subject.name], guard.past, now)
             promise_of_standing_orders(subject, standing, step, ledger, now)
             assert all(STRENGTH[each.order.cleanup] <= STRENGTH[caps["critical"].max] for each in standing
                        if "critical" in caps)
@@ -389,10 +461,11 @@ def test_what_holds_whatever_comes(steps: list[Step], caps: dict[str, Cap], at_o
 def promise_of_an_order(decision: Decision, subject: Subject, own: list[Gate], step: Step, policy: Policy,
                         ledger: Ledger, now: float) -> None:
     """What an order may be, and when there must be one."""
-    order, mine = decision.order, ledger.attempts(subject.name)
+    order, dry = decision.order, subject.mode == "dry_run"
+    mine = [each for each in ledger.attempts(subject.name) if each.dry_run == dry]  # rehearsals count among themselves
     assert (order is not None) == (decision.reason is Reason.ACT)
     if order:
-        assert not [each for each in mine if not each.outcome]
+        assert not ledger.open(subject.name)
         assert subject.up
         assert subject.fresh
         assert subject.mode != "observe"
@@ -410,7 +483,7 @@ def promise_of_an_order(decision: Decision, subject: Subject, own: list[Gate], s
         assert mine[0].answered_at is not None
         assert now < mine[0].answered_at + max(1.0, 10 * (mine[0].duration_seconds or 0.0))
     if decision.reason is Reason.MIN_INTERVAL:
-        newest = next(each for each in ledger.attempts() if each.outcome not in NEVER_DELIVERED)
+        newest = next(each for each in ledger.attempts() if each.outcome not in NEVER_DELIVERED and each.dry_run == dry)
         assert newest.outcome != "effective"
 
 

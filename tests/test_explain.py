@@ -185,15 +185,17 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     labels = {"cleanup": "aggressive", "level": "main"}
 
     def shown(query: str = MAIN, *, acts: bool = True, **more: Any) -> str:
-        explained = explain(rule(query, labels=labels, **more), asking(bench), NOW, acts=acts)
+        explained = explain(rule(query, **{"labels": labels, **more}), asking(bench), NOW, acts=acts)
         return " ".join(as_text(explained, None, Screen(200)).split())
 
     at_once = shown()
     assert "so it is decided in advance: the guard acts at the crossing" in at_once
     assert "line other: 1000 MiB, rag: 1000 MiB" in at_once
-    assert "held back other: cooldown, no way is left (parked)" in at_once
+    assert "held back other: cooldown, nothing more is tried (parked)" in at_once
     assert "not in advance: it has a for, so a crossing alone does not decide it" in shown(for_seconds=10.0)
-    assert "never comes: its expression is no single comparison" in shown(f"{USED} > 1 and {USED} > 2")
+    once = shown(f"{USED} > 1 and {USED} > 2")
+    assert "once each time the alert fires, while its condition is true: its expression is no single comparison" in once
+    assert "never comes: its labels depend on the value" in shown(labels={**labels, "n": "{{ $value }}"})
     by_precedence = shown(f"{USED} > ignoring (level) {LINE}{{level='main'}} - {LINE}{{level='main'}} / 2")
     assert "line other: 500 MiB, rag: 500 MiB" in by_precedence
     prometheus = shown(acts=False)

@@ -422,10 +422,11 @@ def test_limit_of_the_cgroup_sets_the_lines_and_the_kernel_never_has_to_kill(
 
 
 def test_rule_that_cannot_act_is_named_at_the_start(spawn: Callable[..., Target], tmp_path: Path) -> None:
-    """A cleanup on an alert that compares nothing with used bytes would never come: that is said."""
+    """An alert whose labels depend on its value cannot be read anew, so its cleanup would never come: that is said."""
     leaky = spawn("leaky")
     (tmp_path / "odd.yml").write_text(
-        "groups: [{name: g, rules: [{alert: Odd, expr: rag_target_up == 0, labels: {cleanup: light}}]}]")
+        "groups: [{name: g, rules: [{alert: Odd, expr: rag_target_up == 0, "
+        "labels: {cleanup: light, n: '{{ $value }}'}}]}]")
     port = free_port()
     file = config(port, tmp_path, [target(leaky.pid)], rules=["odd.yml"])
     with running_sidecar(tmp_path, file=file, port=port) as sidecar:

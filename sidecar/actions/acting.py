@@ -2,176 +2,185 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from sidecar.actions import incidents as incidents_of
+from sidecar.actions.attempt import Trigger
 from sidecar.actions.dispatch import Dispatch
-from sidecar.actions.ledger import Attempt, Ledger
-from sidecar.actions.policy import Decision, Gate, Policy, Reason, Subject, usable
-from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
-from sidecar.guard.wire import Event, Order
+from sidecar.actions.facts import SENTENCES, Decision, Gate, Reason, Subject
+from sidecar.actions.incidents import Incidents
+from sidecar.actions.ladder import cap
+from sidecar.actions.ledger import Ledger
+from sidecar.actions.options import STRENGTH
+from sidecar.actions.pauses import Note, Pauses
+from sidecar.actions.policy import Policy, usable
+from sidecar.actions.sent import Sent
+from sidecar.actions.verdicts import Used, Verdicts
+from sidecar.guard.wire import Event
 from sidecar.model import Cleanup, Labels, Metric, Sample, series
 
 log = logging.getLogger("sidecar.actions")
 
 HELD = Metric("rag_action_held", "gauge", "1 for the reason why nothing is done about an open gate now.")
-PARKED = Metric("rag_actions_parked", "gauge",
-                "1 while a gate is open and no channel is left to try until the incident ends.")
-METRICS = (HELD, PARKED)
-
-GROWTH_WINDOW_SECONDS = 60.0
-UNANSWERED_SECONDS = 90.0
-LATE_SECONDS = 5.0
-
-Used = Callable[[str, float, float], list[Reading]]
-"""`used(target, start, end)`: readings of used bytes in (start, end], in ascending time."""
+OPEN, PARKED = incidents_of.METRICS
+METRICS = (HELD, OPEN, PARKED)
 
 
 class Acting:
-    """Carries the policy out and judges what came of it. Written by the tick only; lives as long as the desk."""
+    """Carries the policy out and judges what came of it. Written by the tick only; lives as long as the desk.
+
+    `paused` are the targets that people have paused, with the Unix time until which or None.
+    """
 
     def __init__(self, ledger: Ledger, dispatch: Dispatch, used: Used) -> None:
         self.decisions: list[Decision] = []
+        self.incidents = Incidents()
+        self._pauses = Pauses()
+        self.paused = self._pauses.until
         self._ledger = ledger
         self._dispatch = dispatch
-        self._used = used
+        self._verdicts = Verdicts(ledger, self.incidents, used)
         self._said: dict[str, tuple[Reason, str]] = {}
-        self._sent: dict[str, tuple[Order, float]] = {}
+        self._sent = Sent(dispatch)
+        self._gates: Mapping[str, Sequence[Gate]] = {}
+        self._names: Sequence[str] = ()
         self._heard = 0
 
-    def take_in(self, event: Event) -> None:
+    def take_in(self, event: Event, policy: Policy) -> None:
         """Write down what the guard tells of an order."""
         self._heard = max(self._heard, event.number)
-        sent, _ = self._sent.get(event.target, (None, 0.0))
-        if sent and (event.order.startswith(sent.id) or event.kind in ("gone", "changed")):
-            del self._sent[event.target]
-            if event.order == sent.id:  # nothing was begun: an attempt would have an id of its own
-                self._skipped(sent, event)
-        attempt = self._ledger.take_in(event, self._growth)
-        if attempt and attempt.outcome:
-            _tell(attempt)
+        news, order = self._ledger.is_news(event), self._sent.not_begun(event)
+        if order:
+            self._verdicts.skipped(order, event, policy.options)
+        attempt = self._ledger.take_in(event, self._verdicts.growth)
+        if news and event.kind in ("gone", "changed"):
+            self.incidents.end_life(event.target, event.at, f"target_{event.kind}")
+        elif attempt and event.kind == "crossed":
+            self._ledger.kept.note(attempt.id, "", event.at, incident=self.incidents.begun(attempt))
+        elif attempt and attempt.outcome:
+            self._verdicts.ended(attempt, policy.options, event.at)
         elif attempt and event.kind == "delivered":
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
 
+    def recover(self, events: Iterable[Event], policy: Policy, now: float) -> None:
+        """Take in what an earlier guard had left to tell. What it had under way is not answered any more."""
+        for event in events:
+            self.take_in(event, policy)
+        self._ledger.another_guard(now)
+
     def done(self) -> int:
         """The number of the last event up to which all is known that the next desk would need: no attempt is open."""
-        return min((attempt.number for attempt in self._ledger.open()), default=self._heard + 1) - 1
-
-    def _skipped(self, order: Order, event: Event) -> None:
-        """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""
-        used = event.detail.get("used_bytes")
-        if used is None:
-            used = max(self._used(order.target, event.at - LATE_SECONDS, event.at), default=(0.0, 0.0))[1]
-        reason = str(event.detail.get("reason", event.kind))
-        _tell(self._ledger.skip(order, float(used), event.at, reason))
-
-    def _growth(self, target: str, at: float) -> float:
-        return growth(self._used(target, at - GROWTH_WINDOW_SECONDS, at))
+        return max(0, min((attempt.number for attempt in self._ledger.open()), default=self._heard + 1) - 1)
 
     def judge(self, policy: Policy, now: float) -> None:
-        """Give the verdicts that can be given now, and look for memory that came back."""
-        rules = policy.options.verification
-        for attempt in self._ledger.open():
-            if attempt.answered_at is None:
-                if now > attempt.started_at + UNANSWERED_SECONDS:
-                    delivered: Literal["unknown", "undelivered"] = "unknown" if attempt.delivered_at else "undelivered"
-                    _tell(self._ledger.close(attempt.id, delivered, now, reason="no_answer"))
-                continue
-            known = _judged(attempt)
-            verdict = judge(known, self._used(attempt.target, known.answered_at, now), now, rules)
-            if verdict:
-                reason = "no_readings" if verdict.outcome == "unknown" else ""
-                _tell(self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict))
-        for attempt in self._ledger.attempts():
-            due = attempt.ended_at is not None and now >= attempt.ended_at + rules.rebound_seconds
-            if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
-                self._look_for_rebound(attempt, now)
-
-    def _look_for_rebound(self, attempt: Attempt, now: float) -> None:
-        assert attempt.ended_at is not None
-        assert attempt.after_bytes is not None
-        assert attempt.freed_bytes is not None
-        readings = self._used(attempt.target, now - LATE_SECONDS, now)
-        back = bool(readings) and rebounded(
-            _judged(attempt), attempt.ended_at, attempt.after_bytes, attempt.freed_bytes, readings[-1])
-        self._ledger.note_rebound(attempt.id, back)
-        if back:
-            log.warning("freed memory came back", extra={"target": attempt.target, "cleanup": attempt.cleanup,
-                                                         "id": attempt.id, "used_bytes": int(readings[-1][1])})
+        """Give the verdicts that can be given now, look for memory that came back, end the pauses that are over."""
+        self._verdicts.judge(policy.options, now)
+        for target in self._pauses.over(now):
+            log.info("resumed", extra={"target": target, "reason": "its pause is over"})
 
     def act(self, policy: Policy, subjects: Sequence[Subject], gates: Sequence[Gate], now: float) -> None:
         """Decide about every target, have the guard act, and keep its standing orders what they should be."""
         of_target: defaultdict[str, list[Gate]] = defaultdict(list)
         for gate in gates:
             of_target[gate.target].append(gate)
+        self._gates, self._names = of_target, [subject.name for subject in subjects]
+        self.incidents.keep(self._names, now)
         for subject in subjects:
-            if not any(gate.open for gate in of_target[subject.name]):
+            self.incidents.update(subject, of_target[subject.name], policy.options, now)
+            if self.incidents.current(subject.name) is None:
                 self._ledger.rearm(subject.name)
-        waiting = {name for name, (_, at) in self._sent.items() if now < at + LATE_SECONDS}
         self.decisions = [
-            decision._replace(reason=Reason.IN_FLIGHT, order=None)
-            if decision.order and decision.target in waiting else decision
-            for decision in policy.decide(subjects, gates, self._ledger, now)]
-        for decision in self.decisions:
-            if decision.order and self._dispatch.deliver(decision.order):
-                self._sent[decision.target] = decision.order, now
-            self._say(decision)
+            self._sent.unless_waiting(decision, now)
+            for decision in policy.decide(subjects, of_target, self._ledger, self.incidents, now)]
+        for subject, decision in zip(subjects, self.decisions, strict=True):
+            if decision.order:
+                self._sent.deliver(decision.order, now)
+            ripe = [gate for gate in of_target[subject.name] if gate.open and gate.ripe]
+            _park(self.incidents, self._ledger, subject, decision, cap(ripe, policy.options))
+            _say(decision, self._said)
         for subject in subjects:
-            armed = policy.stand(subject, of_target[subject.name], self._ledger, now)
+            armed = policy.stand(subject, of_target[subject.name], self._ledger, self.incidents, now)
             self._dispatch.stand(subject.name, armed, now)
 
     def by_hand(self, policy: Policy, subject: Subject, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision:
         """Have the guard act because a person asks for it. What the decision says has been done by then."""
         decision = policy.by_hand(subject, cleanup, self._ledger, now, dry_run=dry_run)
-        _, sent_at = self._sent.get(subject.name, (None, -LATE_SECONDS))
-        if decision.order and (now < sent_at + LATE_SECONDS or not self._dispatch.deliver(decision.order)):
-            return decision._replace(reason=Reason.IN_FLIGHT, order=None)
-        if decision.order:
-            self._sent[subject.name] = decision.order, now
-        log.info("cleanup by hand", extra={"target": subject.name, "cleanup": cleanup, "dry_run": dry_run,
-                                           "reason": decision.reason.value})
-        return decision
+        return self._sent.ordered(decision, now, "cleanup by hand", dry_run=dry_run)
 
-    def _say(self, decision: Decision) -> None:
-        """One line when the reason changes, none while it stays."""
-        said = (decision.reason, decision.cleanup)
-        if self._said.get(decision.target, (Reason.BELOW, "")) != said:
-            self._said[decision.target] = said
-            log.info("decision", extra={"target": decision.target, "reason": decision.reason.value,
-                                        "cleanup": decision.cleanup})
+    def asked(self, policy: Policy, subject: Subject, cleanup: Cleanup, now: float, trigger: Trigger,
+              labels: Mapping[str, str]) -> Decision:
+        """Have the guard act because another program asks for it (`webhook`, `api`), if the policy allows it now."""
+        decision = policy.asked(subject, self._gates.get(subject.name, ()), self._ledger, self.incidents, now,
+                                (cleanup, trigger, labels))
+        return self._sent.ordered(decision, now, "cleanup asked for", trigger=trigger) if decision.order else decision
 
-    def samples(self, subjects: Sequence[Subject], bases: dict[str, Labels], at: float) -> list[Sample]:
-        """Why nothing is done now, and which targets have no way left."""
-        found = []
-        kinds = {subject.name: subject for subject in subjects}
-        for decision in self.decisions:
-            base, subject = bases[decision.target], kinds[decision.target]
-            held = decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)
-            if held:
-                found.append(Sample(series(base, HELD.name, "reason", decision.reason.value), 1.0, at))
-            parked = decision.reason is Reason.NO_CHANNEL and any(
-                channels and not usable(subject, cleanup, self._ledger)
-                for cleanup, channels in subject.channels.items())
-            found.append(Sample(series(base, PARKED.name), float(parked), at))
-        return found
+    def pause(self, target: str | None, until: float | None, now: float) -> None:
+        """Do nothing unasked to a target, or (None) to all, until this Unix time or until further notice.
+
+        The guard is told at once; what is under way goes on.
+        """
+        for name in _named(target, self._names):
+            self._pauses.begin(name, until, now)
+            self._dispatch.stand(name, [], now)
+            log.info("paused", extra={"target": name, "until": until})
+
+    def resume(self, target: str | None, now: float) -> None:
+        """Act on a target again, or (None) on all."""
+        for name in _named(target, self._names):
+            if self._pauses.end(name, now):
+                log.info("resumed", extra={"target": name, "reason": "by hand"})
+
+    def unpark(self, target: str | None, now: float) -> list[str]:
+        """Try again what did not help a target, or (None) any; the targets that were parked."""
+        return [name for name in _named(target, self._names) if self.incidents.unpark(name, forgive=True)]
+
+    def drain_notes(self) -> list[Note]:
+        """What has changed since the last call of pauses, and of what is known of each process."""
+        return [*self._pauses.drain(), *self.incidents.lives.drain()]
+
+    def restore_notes(self, rows: Sequence[Note]) -> None:
+        """Go on with the notes of an earlier desk, oldest first."""
+        self._pauses.restore(rows)
+        self.incidents.lives.restore(rows)
+
+    def samples(self, subjects: Sequence[Subject], bases: Mapping[str, Labels], at: float) -> list[Sample]:
+        """Why nothing is done now, and which targets have an incident or are parked."""
+        held = [Sample(series(bases[decision.target], HELD.name, "reason", decision.reason.value), 1.0, at)
+                for decision in self.decisions if decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)]
+        return held + self.incidents.samples([bases[subject.name] for subject in subjects], at)
+
+    def explain(self) -> dict[str, list[dict[str, Any]]]:
+        """The decisions of the last tick and the incidents, as plain JSON, each with a sentence for people."""
+        decisions = [{"target": target, "reason": reason.value, "cleanup": cleanup, "message": SENTENCES[reason],
+                      "paused_until": self.paused.get(target)} for target, reason, cleanup, _ in self.decisions]
+        return {"decisions": decisions, "incidents": self.incidents.kept.as_json()}
 
 
-def _judged(attempt: Attempt) -> Judged:
-    return Judged(attempt.before_bytes, attempt.growth, attempt.line_bytes, attempt.started_at,
-                  attempt.answered_at or attempt.started_at)
+def _named(target: str | None, names: Sequence[str]) -> Sequence[str]:
+    return names if target is None else [target]
 
 
-def _tell(attempt: Attempt) -> None:
-    """The canonical line of a cleanup: everything that is known of it, once, at its end."""
-    level = logging.INFO if attempt.outcome in ("effective", "dry_run", "skipped") else logging.WARNING
-    log.log(level, "cleanup ended", extra={
-        "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel, "outcome": attempt.outcome,
-        "reason": attempt.reason, "alert": attempt.labels.get("alertname", ""),
-        "before_bytes": int(attempt.before_bytes), "after_bytes": _whole(attempt.after_bytes),
-        "freed_bytes": _whole(attempt.freed_bytes), "id": attempt.id})
+def _park(incidents: Incidents, ledger: Ledger, subject: Subject, decision: Decision, strongest: int) -> None:
+    """Stick to a decision that nothing is left to try. A channel that comes back is used."""
+    incident = incidents.current(subject.name)
+    if decision.reason is Reason.BASELINE:
+        incidents.park(subject.name, decision.reason, max(STRENGTH.values()))
+    elif decision.reason in (Reason.LEARNED, Reason.BUDGET):
+        incidents.park(subject.name, decision.reason, strongest)
+    elif decision.reason is Reason.NO_CHANNEL:
+        if any(ways and not usable(subject, cleanup, ledger) for cleanup, ways in subject.channels.items()):
+            incidents.park(subject.name, decision.reason, -1)
+    elif incident and incident.parked == Reason.NO_CHANNEL and decision.reason is not Reason.BELOW:
+        incidents.unpark(subject.name)
 
 
-def _whole(value: float | None) -> int | None:
-    return None if value is None else int(value)
+def _say(decision: Decision, said: dict[str, tuple[Reason, str]]) -> None:
+    """One line when the reason changes, none while it stays."""
+    saying = (decision.reason, decision.cleanup)
+    if said.get(decision.target, (Reason.BELOW, "")) != saying:
+        said[decision.target] = saying
+        log.info("decision", extra={"target": decision.target, "reason": decision.reason.value,
+                                    "cleanup": decision.cleanup})

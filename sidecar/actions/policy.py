@@ -1,96 +1,23 @@
 """What to do, and why. Pure: the same facts at one time give the same decisions. Doing nothing has a reason too."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import takewhile
-from typing import NamedTuple, cast
 
-from sidecar.actions.ledger import BY_HAND, Ledger
-from sidecar.actions.options import STRENGTH, Mode, Options
-from sidecar.guard.wire import Channel, Order
+from sidecar.actions.attempt import BY_HAND, Trigger
+from sidecar.actions.facts import Armed, Decision, Gate, Reason, Subject
+from sidecar.actions.incidents import Incidents
+from sidecar.actions.ladder import CLEANUPS, NEVER_DELIVERED, Choice, Ladder, cap, entry, in_vain, usable
+from sidecar.actions.ledger import Ledger
+from sidecar.actions.options import STRENGTH, Options
+from sidecar.guard.wire import Order
 from sidecar.model import Cleanup
+
+__all__ = ["Armed", "Decision", "Gate", "Policy", "Reason", "Subject", "usable"]
 
 MOST_TIMES = 3
 """How often the guard may carry out a standing order by itself while no desk judges what the last one did."""
-
-BACKOFF_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)
-SHORTEST_PAUSE_SECONDS = 1.0
-PAUSE_PER_DURATION = 10.0
-NEVER_DELIVERED = ("undelivered", "refused", "skipped")
-
-
-class Reason(StrEnum):
-    """Why a decision is what it is."""
-
-    ACT = "act"
-    STANDING = "standing_order"  # the guard acts by itself when the line is crossed
-    BELOW = "below_threshold"
-    PENDING = "alert_pending"  # over the line, and the alert's `for` has not passed
-    OBSERVE = "mode_observe"
-    UNARMED = "no_threshold_of_its_own"
-    KILL_SWITCH = "kill_switch"
-    DOWN = "target_down"
-    STALE = "stale_data"
-    NO_CHANNEL = "no_usable_channel"
-    WARMUP = "warming_up"
-    IN_FLIGHT = "in_flight"
-    SETTLING = "settling"
-    COOLDOWN = "cooldown"
-    BACKOFF = "undelivered_backoff"
-    MIN_INTERVAL = "min_interval"
-    MAX_CONCURRENT = "max_concurrent"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One target as the policy sees it. `fresh` is whether its used bytes have been read just now.
-
-    `channels` are those that serve each cleanup, in the order in which they are tried. `armed` is False where
-    nobody chose the thresholds.
-    """
-
-    name: str
-    up: bool
-    fresh: bool
-    armed: bool
-    age_seconds: float
-    mode: Mode
-    channels: Mapping[Cleanup, tuple[Channel, ...]]
-
-
-class Gate(NamedTuple):
-    """An alert that asks for a cleanup: is its own comparison true now, and may it act (its `for` has passed)?
-
-    `standing` gates are the guard's: their line stands there as an order.
-    """
-
-    target: str
-    level: str
-    wanted: Cleanup
-    labels: Mapping[str, str]
-    open: bool
-    ripe: bool
-    standing: bool
-    line_bytes: float | None
-    inclusive: bool
-
-
-class Decision(NamedTuple):
-    """What to do about one target now, and why. `order` only where `reason` is ACT."""
-
-    target: str
-    reason: Reason
-    cleanup: str = ""
-    order: Order | None = None
-
-
-class Armed(NamedTuple):
-    """A standing order and the moment (Unix seconds) before which it may not be carried out."""
-
-    order: Order
-    not_before: float
+PERIODIC_SHARE = 0.5
+"""How much of a budget periodic cleanups may use up: the rest is for when memory runs short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,37 +27,32 @@ class Policy:
     options: Options
     kill_switch: bool
 
-    def decide(self, subjects: Sequence[Subject], gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Decision]:
-        """One decision for each target; at most one of them acts when only one action at a time is allowed."""
+    def decide(self, subjects: Sequence[Subject], gates: Mapping[str, Sequence[Gate]], ledger: Ledger,
+               incidents: Incidents, now: float) -> list[Decision]:
+        """One decision for each target; no more of them act at a time than is allowed. `gates` are by target."""
         decisions: list[Decision] = []
-        of_target: defaultdict[str, list[Gate]] = defaultdict(list)
-        for gate in gates:
-            if gate.open:
-                of_target[gate.target].append(gate)
         running = sum(attempt.answered_at is None for attempt in ledger.open())
         for subject in subjects:
-            decision = self._decide(subject, of_target[subject.name], ledger, now, running)
+            case = _Case(self, subject, ledger, incidents, now)
+            decision = case.decide([gate for gate in gates.get(subject.name, ()) if gate.open], running)
             running += decision.reason is Reason.ACT
             decisions.append(decision)
         return decisions
 
-    def _decide(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float, running: int) -> Decision:
-        ripe = [gate for gate in gates if gate.ripe]
-        if not ripe:
-            below = Reason.PENDING if gates else Reason.BELOW
-            return Decision(subject.name, below if subject.up else Reason.DOWN)
-        strongest = sorted(ripe, key=lambda gate: STRENGTH[self._capped(gate, ripe)], reverse=True)
-        served = (gate for gate in strongest if usable(subject, self._capped(gate, ripe), ledger))
-        gate = next(served, strongest[0])  # what has no channel must not keep back a weaker one that has
-        cleanup = self._capped(gate, ripe)
-        channels = usable(subject, cleanup, ledger)
-        reason = self._hold(subject, gate, channels) or (
-            self._held_back(subject, cleanup, ledger, now, running) if not gate.standing else Reason.STANDING)
-        if reason:
-            return Decision(subject.name, reason, cleanup)
-        order = Order(f"{subject.name}.{cleanup}.{now:.3f}", subject.name, cleanup, channels, dict(gate.labels),
-                      gate.line_bytes, gate.inclusive, dry_run=subject.mode == "dry_run")
-        return Decision(subject.name, Reason.ACT, cleanup, order)
+    def stand(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, incidents: Incidents,
+              now: float) -> list[Armed]:
+        """The standing orders for a target: what the guard is to do by itself, and from when on."""
+        standing = [gate for gate in gates if gate.standing and gate.line_bytes is not None]
+        return list(_Case(self, subject, ledger, incidents, now).stand(standing)) if standing else []
+
+    def asked(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, incidents: Incidents, now: float,
+              wish: tuple[Cleanup, Trigger, Mapping[str, str]]) -> Decision:
+        """What another program asks for: (cleanup, its trigger, the alert's labels).
+
+        It may only raise what the alerts of this sidecar ask for: one of them must be ripe, nothing weaker than they
+        ask for is done, and all limits hold but the cap of their policies.
+        """
+        return _Case(self, subject, ledger, incidents, now).asked([gate for gate in gates if gate.open], wish)
 
     def by_hand(self, subject: Subject, cleanup: Cleanup, ledger: Ledger, now: float, *, dry_run: bool) -> Decision:
         """What a person asks for. It needs no gate, no threshold and no pause, only a channel: naming one is consent.
@@ -143,90 +65,181 @@ class Policy:
             (Reason.DOWN, not subject.up),
             (Reason.STALE, not subject.fresh),
             (Reason.KILL_SWITCH, self.kill_switch),
+            (Reason.FOREIGN, subject.foreign),
             (Reason.NO_CHANNEL, not channels),
             (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
             (Reason.SETTLING, bool(unjudged)),
         )
         reason = next((reason for reason, holds in checks if holds), Reason.ACT)
         order = Order(f"{BY_HAND}{subject.name}.{cleanup}.{now:.3f}", subject.name, cleanup, channels, {}, None,
-                      dry_run=dry_run)
+                      dry_run=dry_run, instance_id=subject.instance_id)
         return Decision(subject.name, reason, cleanup, order if reason is Reason.ACT else None)
 
-    def stand(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, now: float) -> list[Armed]:
-        """The standing orders for a target: what the guard is to do by itself, and from when on."""
+
+class _Case:
+    """One target at one moment: what is known of it, and what follows. Lives as long as a decision takes."""
+
+    def __init__(self, policy: Policy, subject: Subject, ledger: Ledger, incidents: Incidents, now: float) -> None:
+        self._policy = policy
+        self._options = policy.options
+        self._subject = subject
+        self._ledger = ledger
+        self._now = now
+        self._incident = incidents.current(subject.name)
+        self._life = incidents.lives.get(subject.name)
+        self._past = [attempt for attempt in ledger.attempts(subject.name) if attempt.dry_run == subject.dry]
+        self._ladder = Ladder(subject, self._options, ledger, self._past, self._life, now)
+
+    def decide(self, gates: Sequence[Gate], running: int) -> Decision:
+        """What to do about the open gates; with none, what is due periodically."""
+        name, ripe = self._subject.name, [gate for gate in gates if gate.ripe]
+        if not ripe:
+            due = None if gates or self._incident else self._periodic(running)
+            below = Reason.PENDING if gates else Reason.BELOW
+            return due or Decision(name, below if self._subject.up else Reason.DOWN)
+        new = [gate for gate in ripe if not self._acted_for(gate)]
+        gate, choice = self._chosen(new or ripe)
+        reason = self._interlock(armed=self._subject.armed) or (Reason.ACTED if not new else None)
+        reason = reason or self._parked(cap(ripe, self._options)) or choice.obstacle
+        if reason is None:
+            reason = Reason.STANDING if gate.standing else self._held_back(choice.cleanup, running, self._floor(new))
+        if reason:
+            return Decision(name, reason, choice.cleanup)
+        return self._act(f"{name}.{choice.cleanup}.{self._now:.3f}", choice, gate.labels, gate)
+
+    def _chosen(self, ripe: Sequence[Gate]) -> tuple[Gate, Choice]:
+        """The gate that decides, and its cleanup: the strongest; but what has no channel keeps no weaker one back."""
+        strongest, step = cap(ripe, self._options), self._incident.step if self._incident else 0
         found = []
+        for gate in sorted(ripe, key=lambda each: min(entry(each, self._options), strongest), reverse=True):
+            choice = self._ladder.choose(min(entry(gate, self._options), strongest), strongest, step)
+            found.append((gate, choice))
+            if choice.obstacle is not Reason.NO_CHANNEL:
+                return gate, choice
+        return found[0]
+
+    def _floor(self, ripe: Sequence[Gate]) -> int:
+        return min(max(entry(gate, self._options) for gate in ripe), cap(ripe, self._options))
+
+    def asked(self, gates: Sequence[Gate], wish: tuple[Cleanup, Trigger, Mapping[str, str]]) -> Decision:
+        """What another program asks for, see `Policy.asked`."""
+        cleanup, trigger, labels = wish
+        name, ripe = self._subject.name, [gate for gate in gates if gate.ripe]
+        if not ripe:
+            return Decision(name, Reason.PENDING if gates else Reason.BELOW, cleanup)
+        floor = max(STRENGTH[cleanup], self._floor(ripe))
+        choice = self._ladder.choose(floor, floor, floor)
+        running = sum(attempt.answered_at is None for attempt in self._ledger.open())
+        reason = (self._interlock(armed=self._subject.armed) or self._parked(-1) or choice.obstacle
+                  or self._held_back(choice.cleanup, running, floor))
+        if reason:
+            return Decision(name, reason, choice.cleanup)
+        gate = next((gate for gate in ripe if gate.line_bytes is not None), ripe[0])
+        return self._act(f"{trigger}:{name}.{choice.cleanup}.{self._now:.3f}", choice, labels, gate)
+
+    def _act(self, order_id: str, choice: Choice, labels: Mapping[str, str], gate: Gate | None) -> Decision:
+        order = Order(order_id, self._subject.name, choice.cleanup, choice.channels, dict(labels),
+                      gate.line_bytes if gate else None, bool(gate and gate.inclusive), dry_run=self._subject.dry,
+                      instance_id=self._subject.instance_id)
+        return Decision(self._subject.name, Reason.ACT, choice.cleanup, order)
+
+    def stand(self, gates: Sequence[Gate]) -> Iterator[Armed]:
+        """The standing orders; see `Policy.stand`."""
+        if self._interlock(armed=self._subject.armed):
+            return
+        incident, unjudged = self._incident, self._ledger.open(self._subject.name)
         for gate in gates:
-            cleanup = self._capped(gate, [gate])
-            channels = usable(subject, cleanup, ledger)
-            if not gate.standing or gate.line_bytes is None or self._hold(subject, gate, channels):
+            strongest = cap([gate], self._options)
+            choice = self._ladder.choose(min(entry(gate, self._options), strongest), strongest,
+                                         incident.step if incident else 0)
+            if choice.obstacle or self._parked(strongest):
                 continue
-            order = Order(f"{subject.name}.{cleanup}", subject.name, cleanup, channels, dict(gate.labels),
-                          gate.line_bytes, gate.inclusive, times=MOST_TIMES,
-                          again_after_seconds=self.options.cooldown_seconds[cleanup],
-                          dry_run=subject.mode == "dry_run")
-            found.append(Armed(order, self._free_from(subject.name, cleanup, ledger)[0]))
-        return found
+            open_now = sum(attempt.cleanup == choice.cleanup for attempt in unjudged)
+            times = min(MOST_TIMES, self._ladder.budget(choice.cleanup) - open_now)
+            if incident and incident.baseline:
+                times = min(times, 1 - incident.attempts - len(unjudged))
+            if times > 0:
+                order = Order(f"{self._subject.name}.{choice.cleanup}", self._subject.name, choice.cleanup,
+                              choice.channels, dict(gate.labels), gate.line_bytes, gate.inclusive, times=times,
+                              again_after_seconds=self._options.cooldown_seconds[choice.cleanup],
+                              dry_run=self._subject.dry, instance_id=self._subject.instance_id)
+                yield Armed(order, self._ladder.free_from(choice.cleanup)[0])
 
-    def _entry(self, gate: Gate) -> Cleanup:
-        policy = self.options.policies.get(gate.level)
-        return policy.entry if policy else gate.wanted
+    def _periodic(self, running: int) -> Decision | None:
+        """What is due because its time has come, the strongest; None if nothing is, or may be."""
+        life, subject = self._life, self._subject
+        if life is None:
+            return None
+        for cleanup in reversed(CLEANUPS):
+            every = self._options.every_seconds.get(cleanup, 0.0)
+            done = [each.started_at for each in self._past if STRENGTH[each.cleanup] >= STRENGTH[cleanup]
+                    and each.outcome not in NEVER_DELIVERED and each.started_at >= life.since]
+            if not every or self._now - max(done, default=life.since) < every:
+                continue
+            choice = Choice(cleanup, usable(subject, cleanup, self._ledger))
+            reserve = self._options.budget_per_hour[cleanup] * PERIODIC_SHARE
+            if choice.channels and self._ladder.budget(cleanup) > reserve and not (
+                    self._interlock(armed=True) or self._held_back(cleanup, running, 0)):
+                return self._act(f"periodic:{subject.name}.{cleanup}.{self._now:.3f}", choice, {}, None)
+        return None
 
-    def _capped(self, gate: Gate, ripe: Sequence[Gate]) -> Cleanup:
-        """Never stronger than the strongest policy among the gates that are open now allows."""
-        caps = [policy.max if (policy := self.options.policies.get(each.level)) else each.wanted for each in ripe]
-        return min(self._entry(gate), max(caps, key=STRENGTH.__getitem__), key=STRENGTH.__getitem__)
-
-    def _hold(self, subject: Subject, gate: Gate, channels: Sequence[Channel]) -> Reason | None:
-        """The interlocks: they hold for every level."""
+    def _interlock(self, *, armed: bool) -> Reason | None:
+        """What holds for every level, whoever asks."""
+        subject = self._subject
         checks = (
             (Reason.DOWN, not subject.up),
             (Reason.STALE, not subject.fresh),
+            (Reason.CRASHES, subject.crashes),
             (Reason.OBSERVE, subject.mode == "observe"),
-            (Reason.UNARMED, not subject.armed),
-            (Reason.KILL_SWITCH, self.kill_switch),
-            (Reason.NO_CHANNEL, not channels),
+            (Reason.UNARMED, not armed),
+            (Reason.KILL_SWITCH, self._policy.kill_switch),
+            (Reason.PAUSED, subject.paused),
+            (Reason.FOREIGN, subject.foreign),
         )
-        return next((reason for reason, holds in checks if holds), None)
+        reason = next((reason for reason, holds in checks if holds), None)
+        return reason or (Reason.HOURLY if self._machine_budget() <= 0 else None)
 
-    def _held_back(self, subject: Subject, cleanup: Cleanup, ledger: Ledger, now: float, running: int) -> Reason | None:
+    def _machine_budget(self) -> int:
+        """How many more attempts of all targets may turn out not to help within the hour."""
+        used = sum(in_vain(attempt, self._now) for attempt in self._ledger.attempts()
+                   if attempt.dry_run == self._subject.dry)
+        return self._options.max_per_hour - used
+
+    def _parked(self, strongest: int) -> Reason | None:
+        """Whether its incident is parked, or has had the one attempt that it gets."""
+        incident = self._incident
+        if incident is None:
+            return None
+        if incident.holds(strongest):
+            return Reason.PARKED
+        return Reason.BASELINE if incident.baseline and incident.attempts else None
+
+    def _acted_for(self, gate: Gate) -> bool:
+        """Whether a gate without a line has had its attempt since its alert fires."""
+        return gate.fired_at is not None and any(
+            attempt.labels == gate.labels and attempt.started_at >= gate.fired_at
+            and attempt.outcome not in NEVER_DELIVERED for attempt in self._past)
+
+    def _held_back(self, cleanup: Cleanup, running: int, floor: int) -> Reason | None:
         """What holds an action back for a while; critical ones, which stand as orders at the guard, are exempt."""
-        options, unjudged = self.options, ledger.open(subject.name)
-        free_from, resting = self._free_from(subject.name, cleanup, ledger)
-        latest = next((attempt for attempt in ledger.attempts() if attempt.outcome not in NEVER_DELIVERED), None)
+        options, unjudged, now = self._options, self._ledger.open(self._subject.name), self._now
+        free_from, resting = self._ladder.free_from(cleanup)
+        if self._incident:
+            free_from, resting = max((free_from, resting),
+                                     (self._ladder.after_failure(self._incident.id, floor), Reason.COOLDOWN))
         checks = (
-            (Reason.WARMUP, subject.age_seconds < options.warmup_seconds),
+            (Reason.WARMUP, self._subject.age_seconds < options.warmup_seconds),
             (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
             (Reason.SETTLING, bool(unjudged)),
             (Reason.MAX_CONCURRENT, running >= options.max_concurrent),
             (resting, now < free_from),
-            (Reason.MIN_INTERVAL, latest is not None and latest.outcome != "effective"
-             and now < latest.started_at + options.min_interval_seconds),
+            (Reason.MIN_INTERVAL, self._too_soon()),
         )
         return next((reason for reason, holds in checks if holds), None)
 
-    def _free_from(self, target: str, cleanup: Cleanup, ledger: Ledger) -> tuple[float, Reason]:
-        """When this cleanup may be tried again, in Unix seconds, and what it waits for until then.
-
-        What helped only rests for ten times its own duration. What did not, or is not judged yet, cools down from
-        its answer on. What was never delivered costs no cooldown: it is tried again soon, later each time.
-        """
-        past = [attempt for attempt in ledger.attempts(target) if attempt.cleanup == cleanup]
-        in_vain = list(takewhile(lambda attempt: attempt.outcome in NEVER_DELIVERED, past))
-        waits = [(0.0, Reason.COOLDOWN)]
-        if in_vain:
-            pause = BACKOFF_SECONDS[min(len(in_vain), len(BACKOFF_SECONDS)) - 1]
-            waits.append(((in_vain[0].ended_at or 0.0) + pause, Reason.BACKOFF))
-        if len(past) > len(in_vain):
-            latest = past[len(in_vain)]
-            rest = self.options.cooldown_seconds[cleanup]
-            if latest.outcome == "effective":
-                rest = max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_DURATION * (latest.duration_seconds or 0.0))
-            waits.append(((latest.answered_at or latest.delivered_at or latest.started_at) + rest, Reason.COOLDOWN))
-        return max(waits)
-
-
-def usable(subject: Subject, cleanup: Cleanup, ledger: Ledger) -> tuple[Channel, ...]:
-    """The channels for this cleanup that have not been found unusable in this incident, for it or for another one."""
-    refused = {channel for level, kind in ledger.disarmed.get(subject.name, ())
-               for channel in subject.channels.get(cast(Cleanup, level), ()) if channel.kind == kind}
-    return tuple(channel for channel in subject.channels.get(cleanup, ()) if channel not in refused)
+    def _too_soon(self) -> bool:
+        """Whether some target was asked a moment ago, and it did not help."""
+        latest = next((attempt for attempt in self._ledger.attempts() if attempt.outcome not in NEVER_DELIVERED
+                       and attempt.dry_run == self._subject.dry), None)
+        return (latest is not None and latest.outcome != "effective"
+                and self._now < latest.started_at + self._options.min_interval_seconds)

@@ -10,7 +10,7 @@ from sidecar.promql.values import Point
 from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.rule import Terms
 from sidecar.rules.spec import AlertingSpec
-from sidecar.rules.standing import Standing, compared, standing
+from sidecar.rules.standing import Standing, compared, standing, unforeseeable
 
 HELD = "rag_action_held"
 PARKED = "rag_actions_parked > 0"
@@ -18,7 +18,8 @@ PARKED = "rag_actions_parked > 0"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A rule's cleanup. `line` asks for the lines of its gate, None where there is no gate, for `reason`.
+    """A rule's cleanup. `line` asks for the lines of its gate, None where there is none, for `reason`; then the
+    cleanup comes once each time that the alert fires, or `never`.
 
     `at_once`: the guard holds the line and acts by itself; if not, `reason` says why, and the tick acts.
     """
@@ -28,6 +29,7 @@ class Wanted:
     op: str
     at_once: bool
     reason: str
+    never: bool = False
 
 
 def wanted(rule: SeenRule) -> Wanted | None:
@@ -38,7 +40,7 @@ def wanted(rule: SeenRule) -> Wanted | None:
     own = AlertingRule(spec, Terms(rule.interval_seconds))
     level, gate, order = rule.labels["cleanup"], compared(own), standing(own)
     if not isinstance(gate, Standing):
-        return Wanted(level, None, "", False, gate)
+        return Wanted(level, None, "", False, gate, never=bool(unforeseeable(own)))
     reason = order if isinstance(order, str) else ""
     return Wanted(level, _bracketed(gate.line), gate.op, not reason, reason)
 

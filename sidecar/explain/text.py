@@ -98,8 +98,10 @@ def _timers(explained: Explanation, screen: Screen) -> Iterator[str]:
                 "the crossing, where mode and channels let it")
     elif wanted.line is not None:
         said = f"{wanted.level}, while its condition is true and once the alert fires; not in advance: {wanted.reason}"
-    else:
+    elif wanted.never:
         said = f"{wanted.level} is asked for, but never comes: {wanted.reason}"
+    else:
+        said = f"{wanted.level}, once each time the alert fires, while its condition is true: {wanted.reason}"
     yield from _row("cleanup", said, screen)
     if explained.lines:
         shown = [f"{name}: {readable(line, 'bytes')}" for name, line in sorted(explained.lines.items())]
@@ -108,7 +110,8 @@ def _timers(explained: Explanation, screen: Screen) -> Iterator[str]:
     if not explained.acts:
         yield from _row("", "A Prometheus was asked, which only tells. A sidecar with this rule cleans up.", screen)
     for name in sorted(explained.held.keys() | explained.parked):  # of rules whose condition is true now
-        reasons = [*explained.held.get(name, ()), *(["no way is left (parked)"] if name in explained.parked else [])]
+        parked = ["nothing more is tried (parked)"] if name in explained.parked else []
+        reasons = [*explained.held.get(name, ()), *parked]
         yield from _row("held back", f"{name}: {', '.join(reasons)} (docs/metrics.md, rag_action_held)", screen)
 
 

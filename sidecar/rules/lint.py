@@ -20,7 +20,7 @@ from sidecar.rules.load import RuleFile
 from sidecar.rules.nodes import Fields, Items, Node, Scalar
 from sidecar.rules.rule import Terms
 from sidecar.rules.spec import AlertingSpec, GroupSpec, RecordingSpec, RuleSpec
-from sidecar.rules.standing import compared
+from sidecar.rules.standing import unforeseeable
 
 OURS = ("rag_", "rag:")
 SEVERITIES = ("info", "warning", "critical")
@@ -239,15 +239,14 @@ def _runbook(subject: Subject, company: Company) -> Found:
 
 
 def _gate(subject: Subject, company: Company) -> Found:
-    """An alert with `cleanup` whose comparison cannot be read, so that the cleanup never comes."""
+    """An alert with `cleanup` whose condition cannot be read anew, so that the cleanup never comes."""
     rule = subject.rule
     if not isinstance(rule, AlertingSpec) or "cleanup" not in rule.labels:
         return
-    reason = compared(AlertingRule(rule, Terms(1.0, query_offset_seconds=subject.group.query_offset_seconds)))
-    if isinstance(reason, str):
-        at_once = "" if rule.for_seconds else ", neither at the crossing nor later"
-        yield (subject.place_of(rule.expr), f"the cleanup never comes{at_once}: {reason}",
-               "compare rag_memory_used_bytes itself with a line, as docs/rules.md shows, or drop the label cleanup")
+    reason = unforeseeable(AlertingRule(rule, Terms(1.0, query_offset_seconds=subject.group.query_offset_seconds)))
+    if reason:
+        yield (subject.place_of(rule.expr), f"the cleanup never comes: {reason}",
+               "write labels that stay the same while the alert fires, or drop the label cleanup")
 
 
 def _experimental(subject: Subject, company: Company) -> Found:

@@ -73,18 +73,26 @@ def standing(rule: AlertingRule) -> Standing | str:
 
 def compared(rule: AlertingRule) -> Standing | str:
     """What a rule compares used bytes with, whatever its `for`: its gate, which can be read again at any moment."""
-    if "cleanup" not in rule.spec.labels:
-        return "it has no label cleanup"
-    if rule.terms.query_offset_seconds:
-        return "its group has a query_offset, so it looks at the past"
-    if any("{{" in text and _KNOWN_LATER.search(text) for text in rule.spec.labels.values()):
-        return "its labels depend on the value, the metric's name or a query"
+    reason = unforeseeable(rule)
+    if reason:
+        return reason
     comparison = unwrap(rule.spec.expr)
     if not isinstance(comparison, Binary) or comparison.op not in {**_LEFT, **_MIRRORED}:
         return f"its expression is no single comparison of {USED} with a line"
     if comparison.returns_bool:
         return "its comparison has bool, so it is never without a result"
     return _rewritten(rule, comparison)
+
+
+def unforeseeable(rule: AlertingRule) -> str:
+    """Why the rule cannot be evaluated anew between its own evaluations to the same labels; empty where it can."""
+    if "cleanup" not in rule.spec.labels:
+        return "it has no label cleanup"
+    if rule.terms.query_offset_seconds:
+        return "its group has a query_offset, so it looks at the past"
+    if any("{{" in text and _KNOWN_LATER.search(text) for text in rule.spec.labels.values()):
+        return "its labels depend on the value, the metric's name or a query"
+    return ""
 
 
 def _rewritten(rule: AlertingRule, comparison: Binary) -> Standing | str:

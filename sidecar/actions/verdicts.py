@@ -1,0 +1,106 @@
+"""From answers to verdicts: what came of each attempt, told once, and whether its bytes stayed away."""
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from sidecar.actions.attempt import Attempt
+from sidecar.actions.incidents import Incidents
+from sidecar.actions.ladder import NEVER_DELIVERED
+from sidecar.actions.ledger import Ledger
+from sidecar.actions.options import Options
+from sidecar.actions.sent import LATE_SECONDS
+from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
+from sidecar.guard.wire import Event, Order
+
+log = logging.getLogger("sidecar.actions")
+
+GROWTH_WINDOW_SECONDS = 60.0
+UNANSWERED_SECONDS = 90.0
+
+Used = Callable[[str, float, float], list[Reading]]
+"""`used(target, start, end)`: readings of used bytes in (start, end], in ascending time."""
+
+
+class Verdicts:
+    """Judges attempts by used bytes. Written by the tick only; lives as long as the desk."""
+
+    def __init__(self, ledger: Ledger, incidents: Incidents, used: Used) -> None:
+        self._ledger = ledger
+        self._incidents = incidents
+        self._used = used
+
+    def growth(self, target: str, at: float) -> float:
+        """How fast used bytes grew in the minute before `at`, where no cleanup moved them; in bytes per second."""
+        return growth(self._used(target, self._since(target, at), at))
+
+    def judge(self, options: Options, now: float) -> None:
+        """Give the verdicts that can be given now, and look for memory that came back."""
+        for attempt in self._ledger.open():
+            if attempt.answered_at is None or attempt.id in self._ledger.doubtful:
+                self._give_up(attempt, options, now)
+                continue
+            known, rules = _judged(attempt), options.verification
+            since = self._since(attempt.target, attempt.started_at)
+            verdict = judge(known, self._used(attempt.target, since, now), now, rules)
+            if verdict:
+                reason = "no_readings" if verdict.outcome == "unknown" else ""
+                self.ended(self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict),
+                           options, now)
+        for attempt in self._ledger.attempts():
+            due = attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds
+            if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
+                self._look_for_rebound(attempt, options, now)
+
+    def _give_up(self, attempt: Attempt, options: Options, now: float) -> None:
+        """End what nobody answers, and what was under way when everything was restarted."""
+        taken_over = self._ledger.doubtful.get(attempt.id)
+        if taken_over is not None and now > taken_over + LATE_SECONDS:
+            self.ended(self._ledger.close(attempt.id, "interrupted", now, reason="restart"), options, now)
+        elif now > attempt.started_at + UNANSWERED_SECONDS:
+            outcome: Literal["unknown", "undelivered"] = "unknown" if attempt.delivered_at else "undelivered"
+            self.ended(self._ledger.close(attempt.id, outcome, now, reason="no_answer"), options, now)
+
+    def _since(self, target: str, at: float) -> float:
+        """From when on used bytes tell of a cleanup asked for at `at`: a minute before, or the end of the last one."""
+        before = next((each for each in self._ledger.attempts(target) if each.started_at < at
+                       and each.outcome not in NEVER_DELIVERED and not each.dry_run), None)
+        start = at - GROWTH_WINDOW_SECONDS
+        return max(start, before.ended_at or before.started_at) if before else start
+
+    def skipped(self, order: Order, event: Event, options: Options) -> None:
+        """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""
+        used = event.detail.get("used_bytes")
+        if used is None:
+            used = max(self._used(order.target, event.at - LATE_SECONDS, event.at), default=(0.0, 0.0))[1]
+        reason = str(event.detail.get("reason", event.kind))
+        self.ended(self._ledger.skip(order, float(used), event.at, reason), options, event.at)
+
+    def ended(self, attempt: Attempt, options: Options, now: float) -> None:
+        """An attempt has its outcome: its incident goes on accordingly, and one line tells everything of it."""
+        self._incidents.judged(attempt, options, now)
+        level = logging.INFO if attempt.outcome in ("effective", "dry_run", "skipped") else logging.WARNING
+        log.log(level, "cleanup ended", extra={
+            "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
+            "outcome": attempt.outcome, "reason": attempt.reason, "alert": attempt.labels.get("alertname", ""),
+            "before_bytes": int(attempt.before_bytes), "after_bytes": _whole(attempt.after_bytes),
+            "freed_bytes": _whole(attempt.freed_bytes), "id": attempt.id})
+
+    def _look_for_rebound(self, attempt: Attempt, options: Options, now: float) -> None:
+        readings = self._used(attempt.target, now - LATE_SECONDS, now)
+        ended_at, after, freed = attempt.ended_at, attempt.after_bytes, attempt.freed_bytes
+        back = bool(readings) and ended_at is not None and after is not None and freed is not None and rebounded(
+            _judged(attempt), ended_at, after, freed, readings[-1])
+        self._incidents.rebounded(self._ledger.note_rebound(attempt.id, back, now), options, now)
+        if back:
+            log.warning("freed memory came back", extra={"target": attempt.target, "cleanup": attempt.cleanup,
+                                                         "id": attempt.id, "used_bytes": int(readings[-1][1])})
+
+
+def _judged(attempt: Attempt) -> Judged:
+    return Judged(attempt.before_bytes, attempt.growth, attempt.line_bytes, attempt.started_at,
+                  attempt.answered_at or attempt.started_at)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
