@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def add(commands: "Commands") -> None:
     replay.add_argument("--memory.main", dest="memory_main", metavar="SIZE", help="the main line, such as 1000MiB")
     replay.add_argument("--memory.critical", dest="memory_critical", metavar="SIZE", help="the critical line")
     replay.add_argument("--mode", metavar="MODE", help="observe, dry_run or enforce (default)")
+    replay.add_argument("--interval", metavar="DURATION", help="how often the desk looks, such as 5s: a long recording "
+                        "takes less time then; default: as configured, 1s")
     replay.add_argument("--assume", action="append", default=[], metavar="[LEVEL:]EFFECT",
                         help="what cleanups do; may be given several times")
     replay.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
@@ -63,6 +66,8 @@ def _replay(arguments: argparse.Namespace) -> int:
         child=not configured, memory_main=arguments.memory_main, memory_critical=arguments.memory_critical,
         mode=arguments.mode, storage_path="/"))
     specs = load_rules(arguments.rules or (settings.rules if settings.rules is not None else shipped()))
+    if arguments.interval is not None:
+        settings = replace(settings, evaluation_interval_seconds=_interval(arguments.interval))
     play = stage(read(arguments.data), specs, settings, _assumed(arguments.assume), configured=configured)
     gc.collect()
     gc.freeze()  # the recording stays: passes over it would double the time
@@ -83,6 +88,19 @@ def _show(play: "Play", output: str) -> None:
     if play.unarmed:
         print(f"no memory lines are known of {', '.join(play.unarmed)}, so nothing is done: give --memory.main or a "
               "configuration", file=sys.stderr)
+
+
+def _interval(text: str) -> float:
+    """Seconds of a duration. Raises SidecarError for one that is none, or of no use."""
+    from sidecar.config_values import duration
+
+    try:
+        seconds = duration(text)
+    except ValueError as error:
+        raise SidecarError(f"--interval {error}") from None
+    if not 0.1 <= seconds <= 3600:
+        raise SidecarError(f"--interval {text} is not from 100ms to 1h")
+    return seconds
 
 
 def _assumed(texts: list[str]) -> "dict[str, Assumption]":

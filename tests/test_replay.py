@@ -169,6 +169,24 @@ def test_two_replays_of_one_recording_are_the_same(replay: Replay) -> None:
     assert replay(data, "--memory.main", "700MiB") == replay(data, "--memory.main", "700MiB")
 
 
+def test_interval_is_how_often_the_desk_looks(replay: Replay) -> None:
+    """With a longer interval everything but the guard's own doing happens on its grid."""
+    lines = replay([used("500x63 900x60")], "--memory.main", "800MiB", "--interval", "10s", "--assume", "light:refused")
+
+    assert {line["offset"] % 10 for line in lines if line.get("kind") == "alert"} == {0.0}
+    assert ended_by_outcome(lines)["standard", "effective"] >= 1
+
+
+@pytest.mark.parametrize("interval", ["5", "0s", "2h", "soon"])
+def test_interval_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], interval: str) -> None:
+    """A mistyped interval is named."""
+    (tmp_path / "x.jsonl").write_text(json.dumps(used("1x5")))
+
+    assert main(["replay", "--data", str(tmp_path / "x.jsonl"), "--interval", interval]) == 1
+
+    assert "--interval" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("text", "said"), [
     ("", "holds no series"),
     ("[1]\n", "not a JSON object"),
