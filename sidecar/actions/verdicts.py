@@ -88,9 +88,8 @@ class Verdicts:
 
     def _look_for_rebound(self, attempt: Attempt, options: Options, now: float) -> None:
         readings = self._used(attempt.target, now - LATE_SECONDS, now)
-        ended_at, after, freed = attempt.ended_at, attempt.after_bytes, attempt.freed_bytes
-        back = bool(readings) and ended_at is not None and after is not None and freed is not None and rebounded(
-            _judged(attempt), ended_at, after, freed, readings[-1])
+        freed = attempt.freed_bytes
+        back = bool(readings) and freed is not None and rebounded(_judged(attempt), freed, readings[-1])
         self._incidents.rebounded(self._ledger.note_rebound(attempt.id, back, now), options, now)
         if back:
             log.warning("freed memory came back", extra={"target": attempt.target, "cleanup": attempt.cleanup,

@@ -179,14 +179,11 @@ def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verif
     return verdict("partial" if best.freed_bytes > noise(attempt.before_bytes) else "ineffective", best)
 
 
-def rebounded(attempt: Judged, verdict_at: float, after_bytes: float, freed_bytes: float, reading: Reading) -> bool:
+def rebounded(attempt: Judged, freed_bytes: float, reading: Reading) -> bool:
     """Whether half of what was freed has come back, beyond the growth seen before: a leak at its old pace is none.
 
-    That growth counts from the order, or from the verdict if that allows more: `after_bytes` may have been read
-    at any time between them. What is no more than noise is none.
+    What is no more than noise is none either.
     """
     at, used = reading
-    from_order = attempt.before_bytes + attempt.growth * (at - attempt.started_at) - freed_bytes
-    from_verdict = after_bytes + attempt.growth * (at - verdict_at)
-    back = used - max(from_order, from_verdict)
-    return back > max(REBOUND_RATIO * freed_bytes, noise(attempt.before_bytes))
+    stayed_away = attempt.before_bytes + attempt.growth * (at - attempt.started_at) - freed_bytes
+    return used - stayed_away > max(REBOUND_RATIO * freed_bytes, noise(attempt.before_bytes))
