@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from sidecar.journal.entry import Entry, Life, Page
 from sidecar.journal.record import Record
@@ -52,16 +52,35 @@ def records_of(ledger: Remembered, incidents: Remembered, acting: Noting) -> lis
 def restore_actions(records: Sequence[Record], ledger: Remembered, incidents: Remembered, acting: Noting,
                     now: float) -> None:
     """Have ledger, incidents and orders go on with what was journalled, before the first tick."""
-    rows: dict[str, list[tuple[str, str, float, Mapping[str, Any]]]] = {"attempt": [], "incident": [], "note": []}
-    for record in records:
-        rows[record.kind].append((record.key, record.stage, record.at, record.body))
-    ledger.restore(rows["attempt"], now)
-    incidents.restore(rows["incident"], now)
-    acting.restore_notes([(key, at, body) for key, _, at, body in rows["note"]])
+    places: dict[str, list[int]] = {"attempt": [], "incident": [], "note": []}
+    for place, record in enumerate(records):
+        places[record.kind].append(place)
+    ledger.restore(_Rows(records, places["attempt"]), now)
+    incidents.restore(_Rows(records, places["incident"]), now)
+    acting.restore_notes([(record.key, record.at, record.body) for record in map(records.__getitem__, places["note"])])
     if records:
-        log.info("actions go on from the journal", extra={
-            "attempts": len({key for key, *_ in rows["attempt"]}), "incidents": len(rows["incident"]),
-            "notes": len(rows["note"])})
+        log.info("actions go on from the journal",
+                 extra={f"{kind}_records": len(found) for kind, found in places.items()})
+
+
+class _Rows(Sequence[tuple[str, str, float, Mapping[str, Any]]]):
+    """Some of the records as `Remembered` takes them, one at a time: the journal keeps their bodies as text."""
+
+    def __init__(self, records: Sequence[Record], places: Sequence[int]) -> None:
+        self._records, self._places = records, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, str, float, Mapping[str, Any]]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Rows": ...
+    def __getitem__(self, index: int | slice) -> "tuple[str, str, float, Mapping[str, Any]] | _Rows":
+        if isinstance(index, slice):
+            return _Rows(self._records, self._places[index])
+        record = self._records[self._places[index]]
+        return record.key, record.stage, record.at, record.body
 
 
 def page(groups: Sequence[Group], targets: Sequence[Target], now: float, used: Mapping[str, float] | None = None,

@@ -49,7 +49,7 @@ def opened(path: Path, now: float = 0.0) -> tuple[Scribe, list[Record]]:
     """A scribe, and the records that it found."""
     made = Scribe(path)
     made.open(now)
-    return made, made.records()
+    return made, list(made.records())
 
 
 def kept(path: Path, now: float = 0.0) -> list[Record]:
@@ -477,15 +477,15 @@ def test_what_was_recorded_is_there_after_a_restart(tmp_path: Path) -> None:
     """A journal that ends in order has written everything; the next one hands it out, once."""
     first = Journal(tmp_path)
     first.open(0.0)
-    assert first.records == []
+    assert list(first.records) == []
     for number in range(50):
         first.record([attempt(f"a{number}", at=float(number), n=number)], number + 1)
     first.close()
     assert first.marked == 50
     second = Journal(tmp_path)
     second.open(60.0)
-    found = second.records
-    again = second.records
+    found = list(second.records)
+    again = list(second.records)
     second.close()
 
     assert [(each.key, each.body) for each in found] == [(f"a{n}", {"n": n}) for n in range(50)]

@@ -66,7 +66,7 @@ class Book:
 
     def __init__(self, path: Path, now: float) -> None:
         self.entries: list[Entry] = []
-        self.records: list[Record] = []
+        self.records: Sequence[Record] = ()
         self._strange: list[tuple[object, object]] = []
         self._written: dict[_Key, _Written] = {}
         self._stamped_at = 0.0

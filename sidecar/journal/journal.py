@@ -61,7 +61,7 @@ class Journal:
         self._latest: deque[Page] = deque(maxlen=1)
         self._readings: deque[_Reading] = deque()
         self._entries: list[Entry] = []
-        self._records: list[Record] = []
+        self._records: Sequence[Record] = ()
         self._given = 0
         self._given_up = 0
         self._noted_at = self._unheard_since = -math.inf
@@ -81,11 +81,11 @@ class Journal:
         return entries
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         """What was done before, oldest first, once `open` has returned. Handed out once: the journal keeps no copy."""
         if not self._opened.is_set():
-            return []
-        records, self._records = self._records, []
+            return ()
+        records, self._records = self._records, ()
         return records
 
     def record(self, records: Sequence[Record], mark: int) -> None:

@@ -5,7 +5,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 Kind = Literal["attempt", "incident", "note"]
 Stage = Literal["planned", "final", "rebound", "state"]
@@ -67,6 +67,23 @@ def record_of(kind: object, key: object, stage: object, at: object, body: object
     if stage not in STAGES.get(kind, ()) or time is None or not isinstance(found, dict) or len(body) > LONGEST_BODY:
         raise ValueError(f"no record: {kind!r:.50} {stage!r:.50}")
     return Record(kind, key, stage, time, found)  # type: ignore[arg-type]  # STAGES has just said so
+
+
+class Restored(Sequence[Record]):
+    """Records that stay text until they are looked at, each time anew: bodies by the thousand would take megabytes."""
+
+    def __init__(self, rows: Sequence[tuple[str, str, str, float, str]] = ()) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        return Restored(self._rows[index]) if isinstance(index, slice) else record_of(*self._rows[index])
 
 
 def _text_of(body: Mapping[str, Any]) -> str:

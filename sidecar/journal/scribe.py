@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from sidecar.journal.book import Book, Place
@@ -53,11 +54,11 @@ class Scribe:
         entries, self._book.entries = self._book.entries, []
         return entries
 
-    def records(self) -> list[Record]:
+    def records(self) -> Sequence[Record]:
         """The records that the file held when it was opened, oldest first; none where it could not be opened."""
         if self._book is None:
-            return []
-        records, self._book.records = self._book.records, []
+            return ()
+        records, self._book.records = self._book.records, ()
         return records
 
     def take(self, page: Page | None = None) -> None:
@@ -74,7 +75,7 @@ class Scribe:
         try:
             if self._book is None:
                 self._book = self._opened(self._at)
-                self._book.entries, self._book.records = [], []
+                self._book.entries, self._book.records = [], ()
             rows, mark = self.waiting.look()  # not before, because opening may bring some of a damaged file
             points = self._minutes.closed()
             if self._book.write(page, rows, points, self._at):

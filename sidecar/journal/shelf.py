@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from sidecar.journal.record import ONCE, Record, Row, record_of
+from sidecar.journal.record import ONCE, Record, Restored, Row, record_of
 
 MOST_ATTEMPTS = 500
 MOST_OTHERS = 1000
@@ -69,22 +69,22 @@ class Shelf:
         self.strange: list[tuple[int]] = []
         self._unpruned = PRUNE_ROWS
 
-    def records(self, now: float) -> list[Record]:
+    def records(self, now: float) -> Restored:
         """What a restart goes on from, oldest first of a kind; rows without sense are left out and noted in `strange`.
 
         The newest 500 attempts with all their stages, incidents that are open or ended within a day, and all notes.
         """
-        found: dict[str, list[Record]] = {"attempt": [], "incident": [], "note": []}
+        found: dict[str, list[tuple[str, str, str, float, str]]] = {"attempt": [], "incident": [], "note": []}
         for number, *row in self._db.execute(_ALL, (now - INCIDENT_SECONDS,)):  # of one kind few are too many
             try:
-                record = record_of(*row)
+                record_of(*row)
             except (ValueError, RecursionError):
                 self.strange.append((number,))
             else:
-                found[record.kind].append(record)
-        newest = {kind: set([*dict.fromkeys(record.key for record in records)][-most:]) for (kind, records), most
+                found[row[0]].append((row[0], row[1], row[2], row[3], row[4]))
+        newest = {kind: set([*dict.fromkeys(row[1] for row in rows)][-most:]) for (kind, rows), most
                   in zip(found.items(), (MOST_ATTEMPTS, MOST_OTHERS, MOST_OTHERS), strict=True)}
-        return [record for kind, records in found.items() for record in records if record.key in newest[kind]]
+        return Restored([row for kind, rows in found.items() for row in rows if row[1] in newest[kind]])
 
     def put(self, rows: Sequence[Row], now: float) -> None:
         """Write these. A planned or final stage that is there already stays as it is."""
