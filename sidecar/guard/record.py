@@ -161,15 +161,14 @@ def recover(path: str | os.PathLike[str]) -> list[Event]:
     except (OSError, ValueError):
         return []
     try:
-        content = os.pread(fd, RING_BYTES, 0) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        found = list(frames(fd)) if stat.S_ISREG(os.fstat(fd).st_mode) else []
     except OSError:
         return []
     finally:
         os.close(fd)
-    found = frames(content)
     done = max((frame.number for frame in found if not frame.data), default=0)
     events: dict[int, Event] = {}
-    for frame in found:
+    for frame in sorted(found, key=lambda frame: frame.serial):
         if frame.data and frame.number > done:
             try:
                 kind, body = decode(frame.data)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from binascii import crc32
+from collections.abc import Iterator
 
 from sidecar.tuples import NamedTuple
 
@@ -21,6 +22,7 @@ MARK = b"\x8eRSF"
 """Begins with what is no ASCII, and messages are ASCII: nothing that a target tells can look like a frame."""
 MOST = 1 << 53
 MOST_BYTES = 1 << 16
+BLOCK_BYTES = 1 << 13
 
 
 class Frame(NamedTuple):
@@ -32,27 +34,34 @@ class Frame(NamedTuple):
     data: bytes
 
 
-def frames(content: bytes) -> list[Frame]:
-    """The whole frames in a file, in the order in which they were written, whatever else may be in it."""
-    found, at = [], content.find(MARK)
-    while at >= 0:
-        frame = None if at % STEP_BYTES else _frame(content, at)
+def frames(fd: int) -> Iterator[Frame]:
+    """The whole frames in a file, as they stand there, whatever else may be in it. Raises OSError.
+
+    Read block by block: the guard has no room for all of it at once.
+    """
+    at = base = 0
+    block = b""
+    while at < RING_BYTES:
+        if not base <= at < base + len(block):
+            base, block = at, os.pread(fd, BLOCK_BYTES, at)
+            if not block:
+                return
+        frame = _frame(fd, at) if block.startswith(MARK, at - base) else None
         if frame:
-            found.append(frame)
-        at = content.find(MARK, frame.end if frame else at + 1)
-    return sorted(found, key=lambda frame: frame.serial)
+            yield frame
+        at = frame.end if frame else at + STEP_BYTES
 
 
-def _frame(content: bytes, at: int) -> Frame | None:
-    header = content[at:at + HEADER_BYTES]
+def _frame(fd: int, at: int) -> Frame | None:
+    header = os.pread(fd, HEADER_BYTES, at)
     checksum, serial, number, length = (
         int.from_bytes(header[a:b], "little") for a, b in ((4, 8), (8, 16), (16, 24), (24, 32)))
-    end = at + HEADER_BYTES + length
-    if len(header) < HEADER_BYTES or length > MOST_BYTES or end > len(content) or max(serial, number) >= MOST:
+    if len(header) < HEADER_BYTES or length > MOST_BYTES or max(serial, number) >= MOST:
         return None
-    if crc32(content[at + 8:end]) != checksum:
+    data = os.pread(fd, length, at + HEADER_BYTES)
+    if len(data) < length or crc32(header[8:] + data) != checksum:
         return None
-    return Frame(_rounded(end), serial, number, content[at + HEADER_BYTES:end])
+    return Frame(_rounded(at + HEADER_BYTES + length), serial, number, data)
 
 
 def _rounded(size: int) -> int:
@@ -67,12 +76,14 @@ class Ring:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        before = frames(os.pread(fd, RING_BYTES, 0))
-        if before and max(before[-1].serial, *(frame.number for frame in before)) > MOST // 2:
-            before = []  # no guard lives so long: a stranger has written it
+        self._at = self._serial = self.last = 0
+        for frame in frames(fd):
+            if frame.serial > self._serial:
+                self._at, self._serial = frame[:2]
+            self.last = max(self.last, frame.number)
+        if max(self._serial, self.last) > MOST // 2:  # no guard lives so long: a stranger has written it
             os.ftruncate(fd, 0)
-        self._at, self._serial = before[-1][:2] if before else (0, 0)
-        self.last = max((frame.number for frame in before), default=0)
+            self._at = self._serial = self.last = 0
 
     def write(self, number: int, data: bytes = b"") -> None:
         """Write a frame. Raises OSError (ENOSPC and others); then it may be tried again."""
