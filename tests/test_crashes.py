@@ -85,6 +85,7 @@ def test_a_sidecar_that_crashes_three_times_only_looks_on(spawn: Callable[..., T
         begun = sidecar.value("rag_sidecar_ticks_total") or 0
         wait_until(lambda: (sidecar.value("rag_sidecar_ticks_total") or 0) >= begun + 3, 20, "some ticks")
 
+        assert sidecar.value("rag_action_held", 'reason="crashed_too_often"') == 1
         assert sidecar.actions() == []
         assert (sidecar.value("rag_memory_used_bytes") or 0) > 300 * MIB
         assert sidecar.log.read_text().count("crashed too often") == 1
