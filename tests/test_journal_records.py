@@ -16,6 +16,8 @@ import test_journal as alerts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.actions import ledger as actions
+from sidecar.guard.wire import Event
 from sidecar.journal import file, history, journal, record, scribe, shelf
 from sidecar.journal.book import Book, Place
 from sidecar.journal.entry import Page
@@ -597,3 +599,27 @@ def test_ledger_incidents_and_orders_come_back_as_they_were(tmp_path: Path) -> N
     second.close()
 
     assert [each.taken for each in fresh] == [[*attempts, 10.0], [*incidents, 10.0], notes]
+
+
+def test_what_the_ledger_knows_of_attempts_outlives_a_kill(tmp_path: Path) -> None:
+    """One that has ended comes back with its outcome and is not told again; one that goes on is open."""
+    def told(number: int, kind: str, order: str, **detail: Any) -> Event:
+        return Event(number, 1000.0 + number, kind, "rag", order, detail)
+
+    crossing = {"cleanup": "standard", "labels": {"alertname": "A"}, "line_bytes": 5.0, "used_bytes": 6.0}
+    real, first, orders = actions.Ledger(), Journal(tmp_path), (Ledger(), Orders())
+    first.open(1000.0)
+    for event in (told(1, "crossed", "a", **crossing), told(2, "refused", "a", channel="signal", reason="no_handler"),
+                  told(3, "spent", "a"), told(4, "crossed", "b", **crossing)):
+        real.take_in(event, lambda _target, _at: 0.0)
+        first.record(records_of(real, *orders), event.number)
+    first.close()
+    fresh, second = actions.Ledger(), Journal(tmp_path)
+    second.open(1010.0)
+    restore_actions(second.records, fresh, *orders, 1010.0)
+    second.close()
+
+    assert [(each.id, each.outcome, each.reason) for each in fresh.attempts()] == [
+        ("b", "", ""), ("a", "refused", "no_handler")]
+    assert [each.as_record() for each in fresh.attempts()] == [each.as_record() for each in real.attempts()]
+    assert records_of(fresh, *orders) == []
