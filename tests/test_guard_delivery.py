@@ -95,6 +95,24 @@ def test_dry_run_walks_through_everything_and_delivers_nothing(
     assert not handled.exists()
 
 
+def test_no_id_is_given_twice_whatever_was_restarted(hands: Hands, spawn: Callable[..., Target]) -> None:
+    """The same orders to another guard make other attempts: who keeps ids takes none for a repetition."""
+    again = Hands()
+    target = spawn("leaky")
+    ids = []
+    for guard in (hands, again):
+        guard.watch(target)
+        for _ in range(2):
+            guard.events.clear()
+            guard.deliver(line_bytes=None, dry_run=True)
+            ids.append(guard.until("crossed").order)
+            guard.until("spent")
+    again.close()
+
+    assert len(set(ids)) == 4
+    assert all(attempt.startswith("o.") for attempt in ids)
+
+
 def test_nothing_is_delivered_while_the_kill_switch_exists(
     hands: Hands, spawn: Callable[..., Target], tmp_path: Path
 ) -> None:

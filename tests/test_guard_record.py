@@ -222,6 +222,25 @@ def test_what_did_not_fit_is_written_when_there_is_room(path: Path, monkeypatch:
     os.close(fd)
 
 
+def test_disk_that_is_slow_is_written_to_after_what_is_urgent(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event is written before the next step, unless that has taken long: then at the end of the guard's turn."""
+    times = iter(range(1000))
+    monkeypatch.setattr("sidecar.guard.record.monotonic", lambda: next(times) * slowness)
+    record, slowness = FlightRecord(), 1.0
+    fd = opened(path)
+    assert record.keep_in(fd)
+    record.tell("crossed", "rag")
+    record.tell("delivered", "rag")
+    assert numbers(path) == [1]
+    slowness = 0.0
+    record.save()
+    assert numbers(path) == [1, 2]
+    record.tell("answered", "rag")
+
+    assert numbers(path) == [1, 2, 3]
+    os.close(fd)
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=80)), max_size=20), st.integers(0, 4000))
 def test_damage_costs_the_events_that_it_hit(damage: list[tuple[int, bytes]], length: int) -> None:
