@@ -153,7 +153,7 @@ class _Desk:
                              stack: AsyncExitStack) -> None:
         """Serve the people of this machine until the end; where that cannot be, the rest goes on."""
         names = [str(target.name) for target in self._settings.targets]
-        view.hands = pipeline.by_hand.lend(names, url, wall, asyncio.sleep)
+        view.hands = pipeline.by_hand.lend(names, url, wall, asyncio.sleep, lambda: pipeline.crashes.forgive())
         app = build_control(view)
         app.add_routes([route(journal.read, wall)])
         try:

@@ -67,10 +67,12 @@ def _order(arguments: argparse.Namespace) -> int:
 
 
 def _state(command: str, row: Mapping[str, Any]) -> str:
+    if command == "unpark":
+        return "tried again" if row["was_parked"] else "was not parked; what did not help is tried again"
     if row["paused"]:
         until = row["until"]
         return "paused until " + ("`rag-sidecar resume`" if until is None else _moment(float(until)))
-    return "what did not help is tried again" if command == "unpark" else "acted on"
+    return "acted on"
 
 
 def _moment(at: float) -> str:

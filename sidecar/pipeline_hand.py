@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from sidecar.actions.acting import Acting
+from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.policy import Decision, Policy, Subject
@@ -19,11 +22,12 @@ MOST_WISHES = 64
 class ByHand:
     """Orders of people and of other programs. Lives as long as the desk.
 
-    `subjects` are the targets as the last tick saw them.
+    `subjects` are the targets as the last tick saw them, in the very list that it acts on: what changes there while
+    the tick evaluates rules holds when it acts.
     """
 
-    def __init__(self, acting: Any, ledger: Ledger, dispatch: Any, sampler: Sampler, options: Options) -> None:
-        self.subjects: Sequence[Subject] = ()
+    def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options) -> None:
+        self.subjects: list[Subject] = []
         self._acting = acting
         self._ledger = ledger
         self._dispatch = dispatch
@@ -37,8 +41,7 @@ class ByHand:
         if subject is None:
             return None
         hand_over(self._sampler.agents, self._dispatch, target, "enforce", subject.channels)  # whatever the mode is
-        decision: Decision = self._acting.by_hand(policy_now(self._options), subject, cleanup, now, dry_run=dry_run)
-        return decision
+        return self._acting.by_hand(policy_now(self._options), subject, cleanup, now, dry_run=dry_run)
 
     def attempt(self, order_id: str) -> Mapping[str, Any] | None:
         """What has come of an order so far, as `GET /api/v1/actions` shows it; None while the guard has not begun."""
@@ -53,13 +56,15 @@ class ByHand:
         key = asked.target, asked.cleanup, asked.trigger
         until = now + asked.ttl_seconds
         wish = self._wishes.get(key)
-        if wish is None:
+        if wish is None or now >= wish.until:
             wish = Wish(asked, until)
-            if not self._try(wish, now) and len(self._wishes) >= MOST_WISHES:
-                return None
-            if not wish.over:
-                self._wishes[key] = wish
         wish.until = max(wish.until, until)
+        if self._try(wish, now):
+            self._wishes.pop(key, None)
+        elif key not in self._wishes and len(self._wishes) >= MOST_WISHES:
+            return None
+        else:
+            self._wishes[key] = wish
         return wish
 
     def work(self, now: float) -> None:
@@ -81,38 +86,43 @@ class ByHand:
         """Do nothing unasked to these targets, for so long or until further notice. What is under way goes on."""
         for target in targets:
             self._acting.pause(target, None if seconds is None else now + seconds, now)
-            self._dispatch.stand(target, [], now)
+        self._renew()
 
     def resume(self, targets: Iterable[str], now: float) -> None:
         """Act on these targets again."""
         for target in targets:
             self._acting.resume(target, now)
+        self._renew()
 
-    def unpark(self, targets: Iterable[str], now: float) -> None:
-        """Try again what was found to be of no use to these targets."""
-        for target in targets:
-            self._acting.unpark(target, now)
+    def unpark(self, targets: Iterable[str], now: float) -> list[str]:
+        """Try again what did not help these targets; those that were parked."""
+        return [name for target in targets for name in self._acting.unpark(target, now)]
 
-    def in_force(self, target: str) -> bool:
-        """Whether the guard has acknowledged the latest standing orders for a target."""
-        return bool(self._dispatch.in_force(target))
+    def _renew(self) -> None:
+        self.subjects[:] = [replace(each, paused=each.name in self._acting.paused) for each in self.subjects]
 
     def lend(self, targets: Sequence[str], url: str, clock: Callable[[], float],
-             sleep: Callable[[float], Awaitable[None]]) -> Hands:
-        """What the servers may have done: to these targets; `url` is that of our own alerts, `clock` is Unix time."""
+             sleep: Callable[[float], Awaitable[None]], forgive: Callable[[], None] = lambda: None) -> Hands:
+        """What the servers may have done: to these targets; `url` is that of our own alerts, `clock` is Unix time.
+
+        `forgive` is called when a person says `resume`.
+        """
 
         def named(target: str | None) -> Sequence[str]:
             return targets if target is None else [target]
+
+        def resume(target: str | None) -> None:
+            self.resume(named(target), clock())
+            forgive()
 
         return Hands(
             targets=targets, external_url=url,
             levels={level: policy.entry for level, policy in self._options.policies.items()},
             order=lambda target, cleanup, dry_run: self.order(target, cleanup, clock(), dry_run=dry_run),
             attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
-            pause=lambda target, seconds: self.pause(named(target), seconds, clock()),
-            resume=lambda target: self.resume(named(target), clock()),
-            unpark=lambda target: self.unpark(named(target), clock()),
-            paused=lambda: self._acting.paused, in_force=self.in_force, now=clock, sleep=sleep)
+            pause=lambda target, seconds: self.pause(named(target), seconds, clock()), resume=resume,
+            unpark=lambda target: self.unpark(named(target), clock()), paused=lambda: self._acting.paused,
+            in_force=self._dispatch.in_force, now=clock, sleep=sleep)
 
     def _subject(self, target: str) -> Subject | None:
         return next((each for each in self.subjects if each.name == target), None)

@@ -69,9 +69,14 @@ class Desk:
         for name in [target] if target else self.targets:
             self.paused.pop(name, None)
 
+    def unpark(self, target: str | None) -> list[str]:
+        """Note it; `rag` was parked."""
+        self.said.append(("unpark", target))
+        return ["rag"]
+
     def hands(self) -> Hands:
         """What the server gets."""
         return Hands(
             self.targets, {"main": "standard", "critical": "aggressive"}, US, self.order, lambda order_id: ROW,
-            self.ask, self.pause, self.resume, lambda target: self.said.append(("unpark", target)),
+            self.ask, self.pause, self.resume, self.unpark,
             lambda: self.paused, lambda target: self.now >= self.acknowledged_at, lambda: self.now, self.sleep)

@@ -51,7 +51,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
      ("pause", None, None)),
     (["pause", "--target", "web"], ["web: paused until `rag-sidecar resume`"], ("pause", "web", None)),
     (["resume"], ["rag: acted on", "web: acted on"], ("resume", None)),
-    (["unpark", "--target", "rag"], ["rag: what did not help is tried again"], ("unpark", "rag"))])
+    (["unpark"], ["rag: tried again", "web: was not parked; what did not help is tried again"], ("unpark", None))])
 def test_orders_are_carried_out_and_told(
         run: Run, arguments: Sequence[str], lines: list[str], said: tuple[str, ...]) -> None:
     """Each command says of each target what holds now, and ends with 0."""

@@ -15,6 +15,7 @@ from asking import Answer
 from multidict import CIMultiDict
 from ordering import NOW, ROW, TOKEN, US, Desk
 
+from sidecar.web import orders
 from sidecar.web.bearer import FAILURES, MOST_ADDRESSES, Bearer
 from sidecar.web.control import build_control, listening
 from sidecar.web.hands import Asked
@@ -100,13 +101,15 @@ def test_wrong_tokens_are_refused(path: str, given: str, caplog: pytest.LogCaptu
     assert not desk.said + desk.orders + desk.wishes
 
 
-def test_guessing_comes_to_an_end_and_the_lock_opens_again() -> None:
+def test_guessing_comes_to_an_end_and_the_lock_opens_again(caplog: pytest.LogCaptureFixture) -> None:
     """After ten wrong tokens even the right one waits, for as long as Retry-After says; then it is taken."""
     clock = [0.0]
 
     async def steps(ask: Ask) -> None:
         for _ in range(FAILURES):
+            assert "too many" not in caplog.text
             assert (await ask("/api/v1/pause", Authorization="Bearer wrong")).status == 401
+        assert "too many wrong tokens" in caplog.text
         refused = await ask("/api/v1/pause")
         assert refused.error[:2] == (429, "too_many_failures")
         clock[0] += float(refused.headers["Retry-After"])
@@ -168,6 +171,22 @@ def test_big_bodies_are_refused(path: str) -> None:
             assert (await ask(path, b" " * 65_537, Authorization=given)).status == 413
 
     serve(steps, Desk())
+
+
+def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who announces a body and does not send it is answered with 408, and holds no place any longer."""
+    monkeypatch.setattr(orders, "BODY_SECONDS", 0.05)
+
+    async def run() -> None:
+        async with serving(build(View(hands=Desk().hands()), token=TOKEN), ["127.0.0.1:0"]) as (url,):
+            reader, writer = await asyncio.open_connection(*url.removeprefix("http://").split(":"))
+            writer.write(b"POST /api/v1/pause HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                         + f"Authorization: Bearer {TOKEN}\r\nContent-Length: 10\r\n\r\n{{}}".encode())
+            assert b" 408 " in await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(run())
 
 
 def test_before_the_start_is_over_nothing_is_taken() -> None:
@@ -280,12 +299,14 @@ def test_pause_and_resume() -> None:
         assert [row["paused"] for row in (await ask("/api/v1/pause")).data["targets"]] == [True, True]
         one = await ask("/api/v1/resume", {"target": "rag"})
         assert one.data == {"targets": [{"target": "rag", "paused": False, "until": None}]}
-        assert (await ask("/api/v1/unpark", {"target": "rag"})).status == 200
+        unparked = await ask("/api/v1/unpark")
+        assert unparked.data == {"targets": [{"target": "rag", "was_parked": True},
+                                             {"target": "web", "was_parked": False}]}
         assert (await ask("/api/v1/pause", {"for": "0s"})).error[:2] == (400, "bad_data")
         assert (await ask("/api/v1/pause", {"for": "9y"})).error[:2] == (400, "bad_data")
 
     serve(steps, desk)
-    assert desk.said == [("pause", "web", 1800.0), ("pause", None, None), ("resume", "rag"), ("unpark", "rag")]
+    assert desk.said == [("pause", "web", 1800.0), ("pause", None, None), ("resume", "rag"), ("unpark", None)]
 
 
 def test_pause_waits_for_the_guard() -> None:
@@ -371,6 +392,14 @@ def test_odd_alerts_cost_the_others_nothing(odd: Any) -> None:
 
     assert [asked.cleanup for _, asked in wishes] == ["light"]
     assert [row["reason"] for row in dropped] == ["malformed"]
+
+
+def test_alerts_of_a_message_are_bounded() -> None:
+    """A hundred alerts of a message are looked at; of the others it is said that they were too many."""
+    wishes, dropped = read(message(*[alert()] * 150), Desk().hands())
+
+    assert len(wishes) == 100
+    assert [row["reason"] for row in dropped] == ["too_many"] * 50
 
 
 @pytest.mark.parametrize(("ends", "seconds"), [

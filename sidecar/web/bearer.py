@@ -1,6 +1,7 @@
 """Who may change anything over TCP: whoever has the token (RFC 6750), and nobody who guesses."""
 
 import hmac
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
@@ -9,6 +10,8 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from aiohttp import hdrs, web
 
 from sidecar.web.refusal import Refusal, again_in
+
+log = logging.getLogger("sidecar.web")
 
 FAILURES = 10
 """Wrong tokens that one address may send at once; after that, one more every `EVERY_SECONDS`."""
@@ -54,6 +57,8 @@ class Bearer:
         self._full_at.move_to_end(address)
         if len(self._full_at) > MOST_ADDRESSES:
             self._full_at.popitem(last=False)
+        if full_at + 2 * EVERY_SECONDS > now + FAILURES * EVERY_SECONDS:
+            log.warning("too many wrong tokens", extra={"address": address})
         raise Refusal(401, "unauthorized", "that is not the token of web.token_file", CHALLENGE)
 
 

@@ -46,9 +46,9 @@ class Hands:
 
     `order` is a person's: None where the target is not known (yet). `attempt` tells what has come of an order, as a
     row of `GET /api/v1/actions`. `ask` is for all others: None while too many wait. `pause(target, seconds)` of one
-    target or (None) of all, for so long or until further notice; `resume` and `unpark` alike. `paused` gives those
-    that are, with the Unix time until which or None. `in_force`: the guard has acknowledged that of a target which is
-    paused it does nothing by itself any more, of another one its latest standing orders.
+    target or (None) of all, for so long or until further notice; `resume` and `unpark` alike, which gives those that
+    were parked. `paused` gives those that are paused, with the Unix time until which or None. `in_force`: the guard
+    has acknowledged the latest standing orders for a target; of one that is paused, that there are none.
     """
 
     targets: Sequence[str]
@@ -59,7 +59,7 @@ class Hands:
     ask: Callable[[Asked], Wish | None]
     pause: Callable[[str | None, float | None], None]
     resume: Callable[[str | None], None]
-    unpark: Callable[[str | None], None]
+    unpark: Callable[[str | None], Sequence[str]]
     paused: Callable[[], Mapping[str, float | None]]
     in_force: Callable[[str], bool]
     now: Callable[[], float]

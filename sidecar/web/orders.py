@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 from aiohttp import web
 
+from sidecar.actions.facts import SENTENCES, Decision, Reason
 from sidecar.actions.options import STRENGTH
-from sidecar.actions.policy import Decision, Reason
 from sidecar.model import Cleanup
 from sidecar.rules.durations import parse_duration
 from sidecar.web import webhook
@@ -18,6 +19,8 @@ from sidecar.web.bearer import Bearer
 from sidecar.web.hands import Asked, Hands
 from sidecar.web.refusal import Refusal, again_in
 from sidecar.web.view import View
+
+log = logging.getLogger("sidecar.web")
 
 LINES = "application/jsonl"
 LOOK_SECONDS = 0.1
@@ -35,19 +38,14 @@ LONGEST_PAUSE_SECONDS = 366 * 86400.0
 MOST_PATIENT = 16
 """How many may wait over TCP for what becomes of their order: the others are to be served meanwhile."""
 
-WHY: Mapping[Reason, str] = {
-    Reason.DOWN: "its process is not there, or its memory cannot be read",
-    Reason.STALE: "its memory cannot be read now, so nobody could say what a cleanup did",
-    Reason.KILL_SWITCH: "the kill-switch is thrown: its file exists",
+HINTS: Mapping[Reason, str] = {
     Reason.NO_CHANNEL: "there is no way to ask it: no cleanup is configured for it, and no agent is in its processes",
     Reason.IN_FLIGHT: "a cleanup of it is under way; ask again when that has ended",
     Reason.SETTLING: "a cleanup of it is just being judged; ask again in 20 s",
     Reason.BELOW: "no alert asks for a cleanup of it, so there is nothing to raise; a person may order one over the "
                   "control socket",
-    Reason.PENDING: "it is over a line, but not yet for as long as the alert wants",
-    Reason.OBSERVE: "its mode is observe",
-    Reason.UNARMED: "nobody has chosen its thresholds",
 }
+"""More than a reason says by itself, for whoever has asked."""
 
 Act = Callable[[web.Request, Hands], Awaitable[web.StreamResponse]]
 
@@ -124,6 +122,8 @@ class Orders:
                 dropped.append({**row, "reason": "too_many_wait"})
             else:
                 taken.append({**row, "ttl_seconds": asked.ttl_seconds})
+        log.info("alerts from an Alertmanager", extra={
+            "taken": len(taken), "dropped": ", ".join(sorted({row["reason"] for row in dropped}))})
         return success({"taken": taken, "dropped": dropped})
 
     async def _pause(self, request: web.Request, hands: Hands) -> web.StreamResponse:
@@ -150,8 +150,9 @@ class Orders:
 
     async def _unpark(self, request: web.Request, hands: Hands) -> web.StreamResponse:
         target = _any_target(await _object(request, "target"), hands)
-        hands.unpark(target)
-        return _states([target] if target else hands.targets, hands)
+        parked = hands.unpark(target)
+        return success({"targets": [{"target": name, "was_parked": name in parked}
+                                    for name in ([target] if target else hands.targets)]})
 
 
 def _not_ready() -> Refusal:
@@ -220,7 +221,8 @@ def _order_of(target: str, decision: Decision | None) -> str:
     if decision is None:
         raise _not_ready()
     if decision.order is None:
-        why = WHY.get(decision.reason, f"its state is {decision.reason.value}")
+        sentence = SENTENCES[decision.reason]
+        why = HINTS.get(decision.reason) or sentence[:1].lower() + sentence[1:].rstrip(".")
         raise Refusal(409, decision.reason.value, f"target {target} is not cleaned: {why}")
     return decision.order.id
 

@@ -16,6 +16,8 @@ VERSION = "4"
 TTL_SECONDS = 60.0
 """For how long a wish is good. Alertmanager does not tell when an alert that fires will be over."""
 MOST_TTL_SECONDS = 300.0
+MOST_ALERTS = 100
+"""How many alerts of a message are looked at."""
 KEPT_LABELS = ("alertname", "severity", "level", "cleanup", "target", "job", "instance")
 MOST_CHARACTERS = 200
 
@@ -38,8 +40,8 @@ def read(message: Any, hands: Hands) -> tuple[list[tuple[str, Asked]], list[Drop
         raise ValueError(f"version {VERSION} is expected")
     wishes: list[tuple[str, Asked]] = []
     dropped: list[Dropped] = []
-    for alert in message["alerts"]:
-        found = _wish(alert, hands)
+    for number, alert in enumerate(message["alerts"]):
+        found = _wish(alert, hands) if number < MOST_ALERTS else "too_many"
         fingerprint = _text(alert.get("fingerprint")) if isinstance(alert, dict) else ""
         if isinstance(found, str):
             dropped.append({"fingerprint": fingerprint, "reason": found})
