@@ -66,12 +66,6 @@ def post(sidecar: Sidecar, path: str, body: Any) -> tuple[int, Any]:
             return error.code, json.loads(error.read())
 
 
-def held(sidecar: Sidecar) -> str:
-    """Why nothing is done about the target now."""
-    found = [row["reason"] for row in json.loads(sidecar.get("/api/v1/actions"))["data"]["decisions"]]
-    return str(found[0]) if found else ""
-
-
 def test_paused_sidecar_does_nothing_until_it_is_resumed(watched: tuple[Target, Sidecar], tmp_path: Path) -> None:
     """After `pause` has returned, a crossing of the critical line is told but not acted on; after `resume` it is."""
     target, sidecar = watched
