@@ -180,5 +180,5 @@ def run(order: Callable[[], int]) -> int:
     try:
         return order()
     except Refusal as refusal:
-        print(f"rag-sidecar: {refusal}", f"  {refusal.help}" if refusal.help else "", sep="\n", file=sys.stderr)
+        print(f"rag-sidecar: {refusal}", *([f"  {refusal.help}"] if refusal.help else []), sep="\n", file=sys.stderr)
         return refusal.code

@@ -212,7 +212,7 @@ def _seconds(asked: Mapping[str, Any], key: str, most: float) -> float | None:
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= most:
-        raise Refusal(400, "bad_data", f"{key} is a duration such as 30s, or seconds, at most {most:g} s")
+        raise Refusal(400, "bad_data", f"{key} is a duration such as 30s or 5m, or seconds; at most {most:.0f} s")
     return float(seconds)
 
 
