@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from conftest import Target, wait_until
 from guarding import USR1, Hands, running_courier
+from servers import free_port
+from sidecars import config, running_sidecar
 
 from sidecar.guard.courier import retry_after_seconds
 from sidecar.guard.wire import Channel, Event
@@ -276,3 +278,18 @@ def test_end_of_the_guard_ends_what_its_courier_runs(script: Callable[..., Chann
         assert courier.wait(10) == 0
         wait_until(lambda: not running(int(said.read_text())), 5, "the program to be gone")
     hands.close()
+
+
+def test_sidecar_runs_the_program_of_its_configuration(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """As users meet it: the program knows which process is meant, and what it brings about is measured."""
+    leaky, program, port = spawn("leaky", "--handle", "SIGUSR1"), tmp_path / "clean", free_port()
+    program.write_text('#!/bin/sh\nkill -USR1 "$RAG_SIDECAR_PID"\n')
+    program.chmod(0o755)
+    target = {"name": "rag", "match": {"pid": leaky.pid}, "memory": {"main": "140MiB", "critical": "150MiB"},
+              "cleanup": [{"exec": {"command": [str(program)]}}]}
+    file = config(port, tmp_path, [target], actions={"allow_exec": [str(program)], "global": {"warmup": "0s"}})
+    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+        leaky.tell("grow 200")
+        attempt = sidecar.outcome()
+
+    assert (attempt["channel"], attempt["outcome"]) == ("exec", "effective")

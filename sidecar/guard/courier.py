@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sidecar.clock import monotonic, wall
-from sidecar.guard.command import Command
 from sidecar.guard.errand import MOST_AT_ONCE, Errand
 from sidecar.guard.fanout import figures
 from sidecar.guard.wire import MAX_MESSAGE_BYTES, decode, loads
@@ -100,7 +99,13 @@ def retry_after_seconds(value: str, now: float) -> float | None:
     return min(max(0.0, seconds), LONGEST_RETRY_SECONDS)
 
 
-ERRANDS: dict[str, type[Errand]] = {"post": Post, "program": Command}
+def errand_of(kind: str, message: dict[str, Any], out: socket.socket) -> Errand:
+    """A POST or a program, as the guard's message says. KeyError or ValueError if it makes no sense."""
+    if kind == "post":
+        return Post(message, out)
+    from sidecar.guard.command import Command  # which costs memory that POSTs do not need
+
+    return Command(message, out)
 
 
 def main(fd: int) -> None:
@@ -118,7 +123,7 @@ def main(fd: int) -> None:
             if not data:
                 break
             kind, message = decode(data)
-            errand = ERRANDS[kind](message, sock)
+            errand = errand_of(kind, message, sock)
             if len(running) < MOST_AT_ONCE:
                 thread = running[errand] = threading.Thread(target=errand.run, daemon=True)
                 thread.start()
