@@ -161,20 +161,20 @@ def recover(path: str | os.PathLike[str]) -> list[Event]:
     except (OSError, ValueError):
         return []
     try:
-        found = list(frames(fd)) if stat.S_ISREG(os.fstat(fd).st_mode) else []
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        done = max((frame.number for frame in frames(fd) if not frame.data), default=0) if regular else 0
+        left = [frame for frame in frames(fd) if frame.data and frame.number > done] if regular else []
     except OSError:
         return []
     finally:
         os.close(fd)
-    done = max((frame.number for frame in found if not frame.data), default=0)
     events: dict[int, Event] = {}
-    for frame in sorted(found, key=lambda frame: frame.serial):
-        if frame.data and frame.number > done:
-            try:
-                kind, body = decode(frame.data)
-                told = event(body["event"])
-            except (ValueError, TypeError, KeyError):
-                continue
-            if kind == "event" and told.number == frame.number:
-                events[told.number] = told
-    return [events[number] for number in sorted(events)[-KEPT_EVENTS:]]
+    for frame in sorted(left, key=lambda frame: frame.serial)[-KEPT_EVENTS:]:
+        try:
+            kind, body = decode(frame.data)
+            told = event(body["event"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        if kind == "event" and told.number == frame.number:
+            events[told.number] = told
+    return [events[number] for number in sorted(events)]
