@@ -86,7 +86,7 @@ def test_critical_line_is_acted_on_at_the_crossing_itself(replay: Replay) -> Non
 def test_what_a_real_cleanup_freed_is_not_freed_twice(replay: Replay) -> None:
     """Where the recording falls by itself, what was taken off for assumed cleanups is given back."""
     lines = replay([used("500x60 900x60 600x60 850x60")], "--memory.main", "800MiB", "--assume", "frees=200MiB",
-                   "--assume", "light:refused")
+                   "--assume", "light:ineffective")
 
     shown = [line["what"] for line in lines if line.get("kind") == "alert" and "Main" in line["what"]]
     assert shown == [f"RagMemoryMain {state}" for state in 2 * ("pending", "firing", "resolved")]
