@@ -111,7 +111,7 @@ class _Desk:
                 {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
                  for target in settings.targets}, asyncio.sleep))
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
-            pipeline.acting.incidents.lives.resume(self._known, wall())
+            pipeline.go_on(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
             await self._serve_control(view, pipeline, journal, url, stack)
             gc.collect()

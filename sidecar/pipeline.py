@@ -24,10 +24,10 @@ from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
-from sidecar.pipeline_journal import page
+from sidecar.pipeline_journal import page, records_of, restore_actions
 from sidecar.pipeline_pace import Pace
 from sidecar.probes.sampler import Readings, Sampler
-from sidecar.procfs import CLOCK_TICKS
+from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
 from sidecar.promql.values import Matcher
 from sidecar.rules.group import Group
@@ -90,8 +90,7 @@ class Pipeline:
         self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options)
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
-        self._done = 0
-        self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(self._done), monotonic)
+        self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(stages.journal.marked), monotonic)
         self._gates = Gates(stages.groups, plans)
         self.crashes = Crashes(0, 0.0)
 
@@ -126,12 +125,22 @@ class Pipeline:
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         self.acting.act(policy, self._subjects_now, gates, now)
-        self._done = self.acting.done()
-        stages.dispatch.beat(self._done)
+        stages.journal.record(records_of(stages.ledger, self.acting.incidents, self.acting), self.acting.done())
+        stages.dispatch.beat(stages.journal.marked)
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
         self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts)
+
+    def go_on(self, known: Mapping[str, Identity], now: float) -> None:
+        """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
+
+        `known` are the processes that the guard has held for a desk that came before.
+        """
+        stages, acting = self._stages, self.acting
+        restore_actions(stages.journal.records, stages.ledger, acting.incidents, acting, now)
+        acting.incidents.lives.resume(known, now)
+        acting.recover(stages.dispatch.left, policy_now(self._options), now)
 
     def heard(self, events: Sequence[Event]) -> None:
         """What of the guard's news does not wait for the next tick: a target has ended."""
@@ -145,6 +154,7 @@ class Pipeline:
         self._take_in_events(policy_now(self._options), now)
         stages.notifier.offer([alert for group in stages.groups for alert in group.alerts()], now)
         stages.journal.note(page(stages.groups, stages.roster.update(now), now))
+        stages.journal.record(records_of(stages.ledger, self.acting.incidents, self.acting), self.acting.done())
 
     def _take_in_events(self, policy: Policy, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""
@@ -260,7 +270,7 @@ class Pipeline:
 
     def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert]) -> None:
         """What people and Prometheus see until the next tick."""
-        statuses = []
+        statuses, why = [], self.acting.explain()
         for subject in self._subjects_now:
             lines = self._lines.get(subject.name)
             statuses.append(TargetStatus(
@@ -268,4 +278,4 @@ class Pipeline:
                 lines[1].main.size_bytes if lines else None, lines[1].critical.size_bytes if lines else None))
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
-            [attempt.as_json() for attempt in self._stages.ledger.attempts()])
+            [attempt.as_json() for attempt in self._stages.ledger.attempts()], why["decisions"], why["incidents"])

@@ -66,10 +66,12 @@ class Acting:
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
 
     def recover(self, events: Iterable[Event], policy: Policy, now: float) -> None:
-        """Take in what an earlier guard had left to tell. What it had under way is not answered any more."""
-        for event in events:
+        """Take in what a guard that was killed had left to tell. What it had under way is not answered any more."""
+        left = list(events)
+        for event in left:
             self.take_in(event, policy)
-        self._ledger.another_guard(now)
+        if left:
+            self._ledger.another_guard(now)
 
     def done(self) -> int:
         """The number of the last event up to which all is known that the next desk would need: no attempt is open."""
