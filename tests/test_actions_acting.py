@@ -140,6 +140,22 @@ def test_order_is_sent_once_and_carried_through_to_its_verdict(table: Table) -> 
     assert table.heard("deliver") == []
 
 
+def test_verdict_says_what_the_memory_was(table: Table) -> None:
+    """What the agent's steps and the measured bytes agree on stands in the row: here it was free inside malloc."""
+    table.tick(NOW, [MAIN])
+    order = wire.order(table.heard("deliver")[0]["order"])
+    table.tell("crossed", f"{order.id}.1", NOW, cleanup="standard", labels={}, used_bytes=1100.0 * MIB, line_bytes=None)
+    table.tell("delivered", f"{order.id}.1", NOW, channel="agent", delivery_seconds=0.001)
+    table.tell("answered", f"{order.id}.1", NOW + 0.2, channel="agent", duration_seconds=0.2,
+               steps=[{"step": "release:glibc", "freed_bytes": 300 * MIB}])
+    table.readings = [(NOW + second, 800.0 * MIB) for second in (2, 4, 6)]
+    table.tick(NOW + 25, [])
+
+    [row] = [attempt.as_json() for attempt in table.ledger.attempts()]
+    assert (row["outcome"], row["kind"], row["mode"]) == ("effective", "retention", "enforce")
+    assert row["incident"]
+
+
 def test_order_is_not_repeated_while_its_event_is_awaited(table: Table) -> None:
     """A guard that is late has not refused: only after seconds of silence is the order given again."""
     table.tick(NOW, [MAIN])

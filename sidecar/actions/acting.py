@@ -89,6 +89,7 @@ class Acting:
         for gate in gates:
             of_target[gate.target].append(gate)
         self._gates, self._names = of_target, [subject.name for subject in subjects]
+        self._verdicts.ages = {subject.name: subject.age_seconds for subject in subjects}
         self.incidents.keep(self._names, now)
         for subject in subjects:
             self.incidents.update(subject, of_target[subject.name], policy.options, now)

@@ -1,16 +1,18 @@
 """From answers to verdicts: what came of each attempt, told once, and whether its bytes stayed away."""
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from sidecar.actions.attempt import Attempt
 from sidecar.actions.incidents import Incidents
+from sidecar.actions.kind import Facts, Memory, kind_of
 from sidecar.actions.ladder import NEVER_DELIVERED
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.sent import LATE_SECONDS
-from sidecar.actions.verify import Judged, Reading, growth, judge, rebounded
+from sidecar.actions.verify import Judged, Reading, Verdict, growth, judge, rebounded
 from sidecar.guard.wire import Event, Order
 
 log = logging.getLogger("sidecar.actions")
@@ -23,9 +25,13 @@ Used = Callable[[str, float, float], list[Reading]]
 
 
 class Verdicts:
-    """Judges attempts by used bytes. Written by the tick only; lives as long as the desk."""
+    """Judges attempts by used bytes. Written by the tick only; lives as long as the desk.
+
+    `ages` are the seconds that each target's process has lived.
+    """
 
     def __init__(self, ledger: Ledger, incidents: Incidents, used: Used) -> None:
+        self.ages: Mapping[str, float] = {}
         self._ledger = ledger
         self._incidents = incidents
         self._used = used
@@ -45,12 +51,23 @@ class Verdicts:
             verdict = judge(known, self._used(attempt.target, since, now), now, rules)
             if verdict:
                 reason = "no_readings" if verdict.outcome == "unknown" else ""
-                self.ended(self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict),
-                           options, now)
+                closed = self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict,
+                                            kind=self._kind(attempt, verdict))
+                self.ended(closed, options, now)
         for attempt in self._ledger.attempts():
             due = attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds
             if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
                 self._look_for_rebound(attempt, options, now)
+
+    def _kind(self, attempt: Attempt, verdict: Verdict) -> str:
+        """What the memory was, as far as bytes, the agent's steps and earlier cleanups of this process tell."""
+        life = self._incidents.lives.get(attempt.target)
+        past = Counter(each.outcome for each in self._ledger.attempts(attempt.target)
+                       if life and each.started_at >= life.since)
+        return kind_of(Facts(
+            verdict.outcome, verdict.freed_bytes, attempt.growth, attempt.cleanup, attempt.told.steps,
+            Memory(attempt.before_bytes), Memory(verdict.after_bytes), self.ages.get(attempt.target),
+            helped=past["effective"] + past["partial"], failed=past["ineffective"]))
 
     def _give_up(self, attempt: Attempt, options: Options, now: float) -> None:
         """End what nobody answers, and what was under way when everything was restarted."""
