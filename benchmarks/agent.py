@@ -1,197 +1,191 @@
-"""What the agent costs an app that serves HTTP: time of a processor for each request, memory, wakeups when idle.
+"""What the agent costs an app that serves HTTP: instructions, system calls and time for each request, memory, wakeups.
 
-A uvicorn app has its agent started and stopped by turns, under the same load in short runs: with it, each request is
-counted and the figures are asked for once a second. Each run is compared with the one beside it. It is one process,
-because two that do the same differ by several percent. Processor time is that of the app alone, so what else runs on
-the machine matters less. Memory and wakeups are those of two apps of which one has an agent.
-`python benchmarks/agent.py [ROUNDS]` writes benchmarks/results/agent.json and prints a table.
+`python benchmarks/agent.py [counts] [rest] [time]` measures these parts, without an argument all, and writes each into
+benchmarks/results/agent.json with its machine and date. The first two hold on a busy machine, too. Only `time` needs
+a quiet one: `python benchmarks/agent.py time`.
+
+counts  Instructions in user space by valgrind, system calls by strace: an app with an agent against one without.
+        What many requests take less what few take, so that the start cancels out. For more than one hash seed: where
+        things lie in memory decides which lookups of Python's collide, and moves it by more than the agent's own work.
+time    One app whose agent is started and stopped by turns, in rounds without, with, with, without of some 10 ms each:
+        so short that what else goes on in the machine hits all four alike. What follows a start or stop immediately
+        is left out. The ratio of each round; their median, and between which values it lies (bootstrap, 95 %).
+        Once in an app of one thread: the kernel looks up descriptors more cheaply there and malloc locks nothing, and
+        the second thread ends that, whatever it does. Once in an app that has another thread anyway, as most have.
+rest    Memory beside an app without, wakeups in an idle minute, and what it takes to be asked for the figures.
 """
 
 import os
+import random
+import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 from agent_apps import Client  # noqa: E402
-from machine import describe, save  # noqa: E402
-from servers import end, free_port, wait_until  # noqa: E402
+from agent_host import START_SECONDS, Host, get, host, sleeps, thread_seconds  # noqa: E402
+from machine import describe, merge  # noqa: E402
 
-RUN_SECONDS, IDLE_SECONDS, READS, FOLDER = 1.5, 10.0, 300, "RAG_SIDECAR_AGENT_DIR"
-REQUEST = b"GET %s HTTP/1.1\r\nHost: x\r\n\r\n"
-BODY = b"x" * 1000
+SEEDS, FEW, MANY = 2, 500, 2500
+ROUNDS, REQUESTS, WARMING, RESAMPLES = 2000, 60, 60, 1000
+SETTLED_SECONDS, IDLE_SECONDS, NOBODY = 30.0, 60.0, 65534
+ASKED_TIMES, ASKED_EVERY_SECONDS, DEFAULT_EVERY_SECONDS = 20, 1.0, 5.0
 
-
-def serve(port: int, with_agent: bool) -> None:
-    """The app: some dictionaries for each request, so that the collector has something to do."""
-    import uvicorn
-
-    def nothing() -> None:
-        pass
-
-    count = nothing
-    if with_agent:
-        from sidecar import agent
-
-        agent.start()
-    kept = [{n: [n]} for n in range(100_000)]
-
-    async def app(scope: dict, receive: object, send: object) -> None:
-        nonlocal count
-        if scope["path"] != "/":
-            from sidecar import agent
-
-            (agent.start if scope["path"] == "/on" else agent.stop)()
-            count = agent.count_request if scope["path"] == "/on" else nothing
-        count()
-        for place in range(50):
-            kept[place] = {"n": [place], "again": [{"n": place}]}
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
-        await send({"type": "http.response.body", "body": BODY})
-
-    uvicorn.run(app, port=port, log_level="error", lifespan="off")
+Ratios = list[tuple[float, float]]
 
 
-@contextmanager
-def app(folder: Path, with_agent: bool) -> "Iterator[tuple[int, int]]":
-    """The app, answering: its pid and port."""
-    port = free_port()
-    command = [sys.executable, __file__, "serve", str(port), str(int(with_agent))]
-    process = subprocess.Popen(command, env={**os.environ, FOLDER: str(folder)})
-    try:
-        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 30, "the app")
-        yield process.pid, port
-    finally:
-        end(process)
+def instructions(folder: Path, words: Sequence[str], requests: int, seed: int) -> int:
+    """Of an app's whole life, in user space."""
+    out = folder / "callgrind"
+    app_life(folder, words, ("valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"), requests, seed)
+    return next(int(line.split()[1]) for line in out.read_text().splitlines() if line.startswith("totals:"))
 
 
-def get(client: socket.socket, path: bytes) -> None:
-    """One request, and its answer."""
-    client.sendall(REQUEST % path)
-    answer = b""
-    while len(answer) < 1000 or not answer.endswith(BODY):
-        answer += client.recv(65536)
+def system_calls(folder: Path, words: Sequence[str], requests: int, seed: int) -> int:
+    """Of an app's whole life."""
+    out = folder / "strace"
+    app_life(folder, words, ("strace", "-f", "-c", "-o", str(out)), requests, seed)
+    return next(int(line.split()[3]) for line in out.read_text().splitlines() if line.endswith(" total"))
 
 
-def load(pid: int, port: int) -> tuple[float, float]:
-    """Requests a second over one connection, one after the other; microseconds of processor time for each."""
-    with socket.create_connection(("127.0.0.1", port)) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        done, used, begun = 0, processor_seconds(pid), time.perf_counter()
-        while (now := time.perf_counter()) < begun + RUN_SECONDS:
-            get(client, b"/")
-            done += 1
-        return done / (now - begun), (processor_seconds(pid) - used) / done * 1e6
+def app_life(folder: Path, words: Sequence[str], below: Sequence[str], requests: int, seed: int) -> None:
+    """Starts, answers so many requests one after the other, ends."""
+    with host(folder, *words, below=below, seed=seed) as app, app.connect() as client:
+        for _ in range(requests):
+            get(client)
+        get(client, b"/end")
+        app.process.wait(START_SECONDS)
 
 
-def processor_seconds(pid: int) -> float:
-    """What all threads of a process have run so far."""
-    return sum(map(thread_seconds, Path(f"/proc/{pid}/task").iterdir()))
+def counts(folder: Path) -> dict[str, object]:
+    """For each request, with and without; the ratio is with to without. System calls are the same for each seed."""
+    result: dict[str, object] = {"requests": MANY - FEW}
+    for tool, count, seeds in (("valgrind", instructions, SEEDS), ("strace", system_calls, 1)):
+        if shutil.which(tool) is None:
+            result[count.__name__] = f"not measured: {tool} is not installed"
+            continue
+        each: dict[str, list[float]] = {"without": [], "with": []}
+        for seed in range(seeds):
+            for words, name in ((("still",), "without"), (("still", "agent"), "with")):
+                few, many = (count(folder, words, requests, seed) for requests in (FEW, MANY))
+                each[name].append((many - few) / (MANY - FEW))
+        ratios = [one / none for none, one in zip(each["without"], each["with"], strict=True)]
+        result[count.__name__] = {
+            **{name: round(statistics.mean(found), 2) for name, found in each.items()},
+            "ratio": round(statistics.mean(ratios), 4), "ratios": [round(ratio, 4) for ratio in ratios],
+        }  # fmt: skip
+    return result
 
 
-def anonymous_kib(pid: int) -> int:
-    """From smaps_rollup."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous"))
+def run(app: Host, client: socket.socket, path: bytes) -> tuple[float, float]:
+    """Microseconds for each request: by the clock, and of a processor in the app's main thread, which does them all."""
+    main = app.tasks()[0]
+    get(client, path)
+    for _ in range(WARMING):
+        get(client)
+    used, begun = thread_seconds(main), time.perf_counter()
+    for _ in range(REQUESTS):
+        get(client)
+    took = time.perf_counter() - begun
+    return took / REQUESTS * 1e6, (thread_seconds(main) - used) / REQUESTS * 1e6
 
 
-def agent_thread(pid: int) -> Path:
-    """The agent's: the second one that the app starts. Before Python 3.14 its name stays inside Python."""
-    return sorted(Path(f"/proc/{pid}/task").iterdir(), key=lambda task: int(task.name))[1]
+def paired(app: Host) -> dict[str, object]:
+    """Rounds without, with, with, without; see the module."""
+    rounds = []
+    with app.connect() as client:
+        for _ in range(ROUNDS):
+            rounds.append([run(app, client, path) for path in (b"/off", b"/on", b"/on", b"/off")])
+    result: dict[str, object] = {"rounds": ROUNDS}
+    for place, name in enumerate(("wall", "processor")):
+        rows = [[one[place] for one in four] for four in rounds]
+        result[f"{name}_us_without"] = round(statistics.median(row[0] for row in rows), 2)
+        result[f"{name}_us_with"] = round(statistics.median(row[1] for row in rows), 2)
+        result[f"{name}_ratio"] = interval([(row[1] + row[2]) / (row[0] + row[3]) for row in rows])
+    return result
 
 
-def wakeups(task: Path) -> int:
-    """Times that a thread has slept so far."""
-    lines = (task / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+def interval(ratios: Sequence[float]) -> list[float]:
+    """[least, median, most]: between the outer two lies the median with a probability of 95 %, by bootstrap."""
+    chance = random.Random(0)  # the same data give the same interval
+    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(RESAMPLES))
+    chosen = medians[RESAMPLES // 40], statistics.median(ratios), medians[-RESAMPLES // 40]
+    return [round(value, 4) for value in chosen]
 
 
-def thread_seconds(task: Path) -> float:
-    """What a thread has run so far."""
-    return int((task / "schedstat").read_text().split()[0]) / 1e9
+def timed(folder: Path) -> dict[str, object]:
+    """In an app of one thread, and in one of two."""
+    found: dict[str, object] = {}
+    for words, name in (((), "one thread"), (("thread",), "two threads")):
+        with host(folder, *words) as app:
+            found[name] = paired(app)
+    return found
 
 
-@contextmanager
-def asked_every_second(path: Path) -> "Iterator[None]":
-    """As a sidecar does, on a connection that stays."""
+def rest(folder: Path) -> dict[str, object]:
+    """Memory, an idle minute, and the cost of questions. As root also of an agent that cannot change its user."""
+    folder.chmod(0o777)
+    users = {"as root": (), "as another user": (f"user={NOBODY}",)} if os.geteuid() == 0 else {"as a user": ()}
+    result: dict[str, object] = {}
+    for name, words in users.items():
+        with host(folder, *words) as bare, host(folder, "agent", *words) as app:
+            agent = app.tasks()[1]
+            time.sleep(SETTLED_SECONDS)
+            woken, used = sleeps(agent), thread_seconds(agent)
+            time.sleep(IDLE_SECONDS)
+            idle = {"wakeups_a_minute": (sleeps(agent) - woken) / IDLE_SECONDS * 60,
+                    "processor_ms_a_minute": round((thread_seconds(agent) - used) / IDLE_SECONDS * 60e3, 3)}
+            asked = questions(app)
+            result[name] = {**idle, "added_anonymous_kib": app.anonymous_kib() - bare.anonymous_kib(), **asked}
+    return result
+
+
+def questions(app: Host) -> dict[str, object]:
+    """Time of a processor for each GET /memory, in an app that is kept busy; the share of a core that is, as asked."""
     over = threading.Event()
 
-    def ask() -> None:
-        with Client(path) as client:
-            while not over.wait(1.0):
+    def load() -> None:
+        with app.connect() as client:
+            while not over.is_set():
+                get(client)
+
+    thread = threading.Thread(target=load)
+    with Client(app.path) as client:
+        client.ask("GET", "/memory")  # the first one finds out about malloc
+        thread.start()
+        try:
+            agent = app.tasks()[1]
+            used = thread_seconds(agent)
+            for _ in range(ASKED_TIMES):
+                time.sleep(ASKED_EVERY_SECONDS)
                 client.ask("GET", "/memory")
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def requests(rounds: int, pid: int, port: int, path: Path) -> dict[str, object]:
-    """With and without by turns; whose turn is first alternates. The ratio is of processor time, with to without."""
-    found: list[list[tuple[float, float]]] = [[], []]
-    used = 0.0
-    for number in range(rounds):
-        for which in ((0, 1), (1, 0))[number % 2]:
-            with socket.create_connection(("127.0.0.1", port)) as client:
-                get(client, (b"/off", b"/on")[which])
-            with asked_every_second(path) if which else nullcontext():
-                found[which].append(load(pid, port))
-            used += thread_seconds(agent_thread(pid)) if which else 0.0
-    ratios = sorted(one[1] / none[1] for none, one in zip(*found, strict=True))
-    result: dict[str, object] = {}
-    for runs, name in zip(found, ("without", "with"), strict=True):
-        result[f"{name}_per_second"] = round(statistics.median(run[0] for run in runs))
-        result[f"{name}_us_each"] = round(statistics.median(run[1] for run in runs), 2)
-    quartiles = statistics.quantiles(ratios, n=4)
-    return {**result, "ratio_quartiles": [round(quartile, 4) for quartile in quartiles],
-            "agent_thread_share_of_a_core": round(used / rounds / RUN_SECONDS, 5)}
-
-
-def reading(path: Path) -> dict[str, float]:
-    """Milliseconds of GET /memory."""
-    taken = []
-    with Client(path) as client:
-        for _ in range(READS):
-            begun = time.perf_counter()
-            client.ask("GET", "/memory")
-            taken.append((time.perf_counter() - begun) * 1e3)
-    taken.sort()
-    return {"p50_ms": round(taken[READS // 2], 3), "p99_ms": round(taken[int(READS * 0.99)], 3)}
+            each = (thread_seconds(agent) - used) / ASKED_TIMES
+        finally:
+            over.set()
+            thread.join()
+    return {"GET /memory processor_ms": round(each * 1e3, 3),
+            f"share_of_a_core_asked_every_{DEFAULT_EVERY_SECONDS:g}_s": round(each / DEFAULT_EVERY_SECONDS, 6)}
 
 
 def main() -> None:
     """Measure, save, print."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    result: dict[str, object] = {"machine": describe(), "rounds": rounds, "run_seconds": RUN_SECONDS}
-    with tempfile.TemporaryDirectory() as name, app(Path(name), False) as bare, app(Path(name), True) as other:
-        path = Path(name) / f"rag-sidecar-{os.geteuid()}" / f"{other[0]}.sock"
-        before = wakeups(agent_thread(other[0]))
-        time.sleep(IDLE_SECONDS)
-        result["idle"] = {"agent_wakeups_per_second": (wakeups(agent_thread(other[0])) - before) / IDLE_SECONDS}
-        with Client(path) as client:
-            client.ask("GET", "/memory")
-        result["memory"] = {"added_anonymous_kib": anonymous_kib(other[0]) - anonymous_kib(bare[0])}
-        result["GET /memory"] = reading(path)
-        path = path.with_name(f"{bare[0]}.sock")
-        result["requests"] = requests(rounds, *bare, path)
-    save("agent", result)
+    parts: dict[str, Callable[[Path], dict[str, object]]] = {"counts": counts, "rest": rest, "time": timed}
+    wanted = sys.argv[1:] or list(parts)
+    unknown = [part for part in wanted if part not in parts]
+    if unknown:
+        sys.exit(f"benchmarks/agent.py: no part {unknown[0]!r}; there are {', '.join(parts)}")
+    for part in wanted:
+        with tempfile.TemporaryDirectory() as name:
+            merge("agent", part, {"machine": describe(), **parts[part](Path(name))})
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve"]:
-        serve(int(sys.argv[2]), sys.argv[3] == "1")
-    else:
-        main()
+    main()

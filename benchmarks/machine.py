@@ -20,10 +20,21 @@ def describe() -> dict[str, Any]:
 
 def save(name: str, result: dict[str, Any]) -> None:
     """Write results/NAME.json and print the rows as a table."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    _write(name, result)
     for key, value in result.items():
         if isinstance(value, dict):
             print(f"{key:58} " + "  ".join(f"{what}={figure}" for what, figure in value.items()))
         else:
             print(f"{key:58} {value}")
+
+
+def merge(name: str, part: str, result: dict[str, Any]) -> None:
+    """Write one part of results/NAME.json, leave the others as they are, and print the part."""
+    path = RESULTS / f"{name}.json"
+    _write(name, {**(json.loads(path.read_text()) if path.exists() else {}), part: result})
+    print(f"{part}: {json.dumps(result, indent=2)}")
+
+
+def _write(name: str, result: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
