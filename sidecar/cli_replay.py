@@ -60,7 +60,6 @@ def _replay(arguments: argparse.Namespace) -> int:
     from sidecar.rules.load import load as load_rules
     from sidecar.rules.load import shipped
 
-    logging.getLogger("sidecar").setLevel(logging.CRITICAL)  # the timeline tells the same
     configured = arguments.config_file is not None
     settings = load(arguments.config_file, environment(), Overrides(
         child=not configured, memory_main=arguments.memory_main, memory_critical=arguments.memory_critical,
@@ -69,9 +68,16 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.interval is not None:
         settings = replace(settings, evaluation_interval_seconds=_interval(arguments.interval))
     play = stage(read(arguments.data), specs, settings, _assumed(arguments.assume), configured=configured)
+    log = logging.getLogger("sidecar")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the timeline tells the same
     gc.collect()
     gc.freeze()  # the recording stays: passes over it would double the time
-    _show(play, arguments.output)
+    try:
+        _show(play, arguments.output)
+    finally:
+        gc.unfreeze()
+        log.setLevel(level)
     return OK
 
 

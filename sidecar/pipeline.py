@@ -11,30 +11,30 @@ from sidecar.actions.facts import Subject, life_of
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Mode, Options
 from sidecar.actions.policy import Policy
-from sidecar.actions.verify import Reading
 from sidecar.clock import monotonic, since_boot
 from sidecar.discovery.roster import Roster
 from sidecar.errors import SidecarError
 from sidecar.guard.wire import Basis, Channel, Event
 from sidecar.journal.journal import Journal
+from sidecar.mode import Modes
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
-from sidecar.pipeline_agents import hand_over, permitted
+from sidecar.pipeline_agents import follow, hand_over, permitted
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import page, records_of, restore_actions
 from sidecar.pipeline_pace import Pace
+from sidecar.pipeline_past import Past
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
-from sidecar.promql.values import Matcher
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
 from sidecar.store import Store
 from sidecar.thresholds import Thresholds, Wanted
-from sidecar.web.view import Snapshot, TargetStatus, View
+from sidecar.web.view import ModeStatus, Snapshot, TargetStatus, View
 
 log = logging.getLogger("sidecar")
 
@@ -78,7 +78,8 @@ class Pipeline:
         self._stages = stages
         self._plans = plans
         self._options = options
-        self.acting = Acting(stages.ledger, stages.dispatch, self._used)
+        past = Past(stages.store)
+        self.acting = Acting(stages.ledger, stages.dispatch, past.used, past.look)
         self._base = base
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self._vitals = Vitals(base, starts)
@@ -88,6 +89,7 @@ class Pipeline:
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
         self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options)
+        self._modes = Modes()
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
         self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(stages.journal.marked), monotonic)
@@ -125,6 +127,7 @@ class Pipeline:
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         self.acting.act(policy, self._subjects_now, gates, now)
+        self.by_hand.work(now)
         stages.journal.record(records_of(stages.ledger, self.acting.incidents, self.acting), self.acting.done())
         stages.dispatch.beat(stages.journal.marked)
         stages.store.truncate(now)
@@ -197,7 +200,9 @@ class Pipeline:
                     self._near.add(target.name)
                 samples.append(Sample(series(target.base, USED.name), used[lines.basis], now))
             self._have_watched(target, lines.basis)
-        return samples
+        lines_now = {name: lines for name, (_, lines) in self._lines.items()}
+        return samples + follow(self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases,
+                                now)
 
     def _have_watched(self, target: Target, kind: thresholds.Basis) -> None:
         """The guard holds the process, and reads used bytes as we do; what it cannot see itself it is told."""
@@ -262,20 +267,18 @@ class Pipeline:
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
                 crashes=crashes)
 
-    def _used(self, target: str, start: float, end: float) -> list[Reading]:
-        """Readings of used bytes of a target in (start, end]."""
-        matchers = [Matcher("__name__", "=", USED.name), Matcher("target", "=", target)]
-        return [(at, value) for series in self._stages.store.select(matchers, start, end)
-                for at, value in zip(series.times, series.values, strict=True) if value == value]
-
     def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert]) -> None:
         """What people and Prometheus see until the next tick."""
-        statuses, why = [], self.acting.explain()
+        why = self.acting.explain()
+        statuses, modes = [], {}
         for subject in self._subjects_now:
             lines = self._lines.get(subject.name)
             statuses.append(TargetStatus(
                 subject.name, subject.up, self._used_now.get(subject.name),
                 lines[1].main.size_bytes if lines else None, lines[1].critical.size_bytes if lines else None))
+            if mode := self._modes.of(subject.name):
+                modes[subject.name] = ModeStatus(mode, self._used_now.get(subject.name), lines[0] if lines else None)
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
-            [attempt.as_json() for attempt in self._stages.ledger.attempts()], why["decisions"], why["incidents"])
+            [attempt.as_json() for attempt in self._stages.ledger.attempts()], why["decisions"], why["incidents"],
+            modes)

@@ -16,7 +16,7 @@ from sidecar.actions.options import STRENGTH
 from sidecar.actions.pauses import Note, Pauses
 from sidecar.actions.policy import Policy, usable
 from sidecar.actions.sent import Sent
-from sidecar.actions.verdicts import Used, Verdicts
+from sidecar.actions.verdicts import Look, Used, Verdicts, seen_nothing
 from sidecar.guard.wire import Event
 from sidecar.model import Cleanup, Labels, Metric, Sample, series
 
@@ -33,14 +33,14 @@ class Acting:
     `paused` are the targets that people have paused, with the Unix time until which or None.
     """
 
-    def __init__(self, ledger: Ledger, dispatch: Dispatch, used: Used) -> None:
+    def __init__(self, ledger: Ledger, dispatch: Dispatch, used: Used, look: Look = seen_nothing) -> None:
         self.decisions: list[Decision] = []
         self.incidents = Incidents()
         self._pauses = Pauses()
         self.paused = self._pauses.until
         self._ledger = ledger
         self._dispatch = dispatch
-        self._verdicts = Verdicts(ledger, self.incidents, used)
+        self._verdicts = Verdicts(ledger, self.incidents, used, look)
         self._said: dict[str, tuple[Reason, str]] = {}
         self._sent = Sent(dispatch)
         self._gates: Mapping[str, Sequence[Gate]] = {}

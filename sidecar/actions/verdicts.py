@@ -2,10 +2,11 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 from sidecar.actions.attempt import Attempt
+from sidecar.actions.cost import WINDOW_SECONDS, extra
 from sidecar.actions.incidents import Incidents
 from sidecar.actions.kind import Facts, Memory, kind_of
 from sidecar.actions.ladder import NEVER_DELIVERED
@@ -17,11 +18,25 @@ from sidecar.guard.wire import Event, Order
 
 log = logging.getLogger("sidecar.actions")
 
+RESIDENT, MEMORY = "rag_process_resident_memory_bytes", "rag_process_memory_bytes"
+FAULTS, RELEASABLE = "rag_process_page_faults_total", "rag_malloc_releasable_bytes"
 GROWTH_WINDOW_SECONDS = 60.0
 UNANSWERED_SECONDS = 90.0
 
 Used = Callable[[str, float, float], list[Reading]]
 """`used(target, start, end)`: readings of used bytes in (start, end], in ascending time."""
+
+
+class Look(Protocol):
+    """A look at what else was read of a target in (start, end]: the readings of each series of a metric."""
+
+    def __call__(self, target: str, metric: str, start: float, end: float, **labels: str) -> Sequence[list[Reading]]:
+        """In ascending time; nothing where there is no such series."""
+
+
+def seen_nothing(target: str, metric: str, start: float, end: float, **labels: str) -> Sequence[list[Reading]]:
+    """For one who has nothing to look at."""
+    return ()
 
 
 class Verdicts:
@@ -30,11 +45,12 @@ class Verdicts:
     `ages` are the seconds that each target's process has lived.
     """
 
-    def __init__(self, ledger: Ledger, incidents: Incidents, used: Used) -> None:
+    def __init__(self, ledger: Ledger, incidents: Incidents, used: Used, look: Look = seen_nothing) -> None:
         self.ages: Mapping[str, float] = {}
         self._ledger = ledger
         self._incidents = incidents
         self._used = used
+        self._look = look
 
     def growth(self, target: str, at: float) -> float:
         """How fast used bytes grew in the minute before `at`, where no cleanup moved them; in bytes per second."""
@@ -52,22 +68,33 @@ class Verdicts:
             if verdict:
                 reason = "no_readings" if verdict.outcome == "unknown" else ""
                 closed = self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict,
-                                            kind=self._kind(attempt, verdict))
+                                            kind=self._kind(attempt, verdict, now))
                 self.ended(closed, options, now)
         for attempt in self._ledger.attempts():
             due = attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds
             if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
                 self._look_for_rebound(attempt, options, now)
 
-    def _kind(self, attempt: Attempt, verdict: Verdict) -> str:
+    def _kind(self, attempt: Attempt, verdict: Verdict, now: float) -> str:
         """What the memory was, as far as bytes, the agent's steps and earlier cleanups of this process tell."""
         life = self._incidents.lives.get(attempt.target)
         past = Counter(each.outcome for each in self._ledger.attempts(attempt.target)
                        if life and each.started_at >= life.since)
         return kind_of(Facts(
             verdict.outcome, verdict.freed_bytes, attempt.growth, attempt.cleanup, attempt.told.steps,
-            Memory(attempt.before_bytes), Memory(verdict.after_bytes), self.ages.get(attempt.target),
-            helped=past["effective"] + past["partial"], failed=past["ineffective"]))
+            self._memory(attempt.target, attempt.started_at, attempt.before_bytes),
+            self._memory(attempt.target, now, verdict.after_bytes), self.ages.get(attempt.target),
+            helped=past["effective"] + past["partial"], failed=past["ineffective"],
+            releasable_bytes=self._newest(attempt.target, RELEASABLE, attempt.started_at)))
+
+    def _memory(self, target: str, at: float, used_bytes: float | None) -> Memory:
+        return Memory(used_bytes, self._newest(target, MEMORY, at, kind="anon"),
+                      self._newest(target, MEMORY, at, kind="file"), self._newest(target, RESIDENT, at))
+
+    def _newest(self, target: str, metric: str, at: float, **labels: str) -> float | None:
+        """The newest values of all processes together; None where nothing was read lately."""
+        found = [readings[-1][1] for readings in self._look(target, metric, at - LATE_SECONDS, at, **labels)]
+        return sum(found) if found else None
 
     def _give_up(self, attempt: Attempt, options: Options, now: float) -> None:
         """End what nobody answers, and what was under way when everything was restarted."""
@@ -107,7 +134,9 @@ class Verdicts:
         readings = self._used(attempt.target, now - LATE_SECONDS, now)
         freed = attempt.freed_bytes
         back = bool(readings) and freed is not None and rebounded(_judged(attempt), freed, readings[-1])
-        self._incidents.rebounded(self._ledger.note_rebound(attempt.id, back, now), options, now)
+        begun = attempt.started_at
+        faults = extra(self._look(attempt.target, FAULTS, begun - WINDOW_SECONDS, begun + WINDOW_SECONDS), begun)
+        self._incidents.rebounded(self._ledger.note_rebound(attempt.id, back, now, faults=faults), options, now)
         if back:
             log.warning("freed memory came back", extra={"target": attempt.target, "cleanup": attempt.cleanup,
                                                          "id": attempt.id, "used_bytes": int(readings[-1][1])})
