@@ -186,7 +186,6 @@ def test_memory_that_comes_back_is_a_strike(make: Make) -> None:
     assert world.incident.parked == "never_helps"
 
 
-@pytest.mark.xfail(reason="what came back is looked for at one moment, a minute later: the next cleanup hides it")
 def test_memory_that_comes_back_is_a_strike_also_when_it_is_cleaned_up_again(make: Make) -> None:
     """Memory that is back within seconds and cleaned up again within the minute has come back, too."""
     assert comes_back(make(), 1.05).rebounded is True

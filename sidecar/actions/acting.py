@@ -57,6 +57,7 @@ class Acting:
         if news and event.kind in ("gone", "changed"):
             self.incidents.end_life(event.target, event.at, f"target_{event.kind}")
         elif attempt and event.kind == "crossed":
+            self._verdicts.overtaken(attempt, policy.options)
             self._ledger.kept.note(attempt.id, "", event.at, incident=self.incidents.begun(attempt))
         elif attempt and attempt.outcome:
             self._verdicts.ended(attempt, policy.options, event.at)
@@ -93,7 +94,10 @@ class Acting:
         self.incidents.keep(self._names, now)
         for subject in subjects:
             self.incidents.update(subject, of_target[subject.name], policy.options, now)
-            if self.incidents.current(subject.name) is None:
+            calm = not any(gate.open for gate in of_target[subject.name])
+            disarmed_for = now - self._ledger.disarmed_at.get(subject.name, now)
+            if self.incidents.current(subject.name) is None or (
+                    calm and disarmed_for >= policy.options.exit_for_seconds):
                 self._ledger.rearm(subject.name)
         self.decisions = [
             self._sent.unless_waiting(decision, now)
@@ -137,7 +141,9 @@ class Acting:
                 log.info("resumed", extra={"target": name, "reason": "by hand"})
 
     def unpark(self, target: str | None, now: float) -> list[str]:
-        """Try again what did not help a target, or (None) any; the targets that were parked."""
+        """Try again what did not help a target, or (None) any, and what could not be used; those that were parked."""
+        for name in _named(target, self._names):
+            self._ledger.rearm(name)
         return [name for name in _named(target, self._names) if self.incidents.unpark(name, forgive=True)]
 
     def drain_notes(self) -> list[Note]:

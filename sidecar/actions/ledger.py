@@ -20,13 +20,15 @@ NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier", "no_agent", "another_
 class Ledger:
     """What was tried. Written by the tick only; lives as long as the desk.
 
-    `kept` are the attempts, `disarmed` the (cleanup, kind of channel) of each target that were refused. `doubtful` are
-    the attempts that an earlier desk began and nobody has told of yet, with the moment when they were taken over.
+    `kept` are the attempts, `disarmed` the (cleanup, kind of channel) of each target that were refused,
+    `disarmed_at` when the last of them was. `doubtful` are the attempts that an earlier desk began and nobody has told
+    of yet, with the moment when they were taken over.
     """
 
     def __init__(self) -> None:
         self.kept = Attempts()
         self.disarmed: dict[str, set[tuple[str, str]]] = {}
+        self.disarmed_at: dict[str, float] = {}
         self.doubtful: dict[str, float] = {}
         self._heard = 0
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
@@ -87,6 +89,7 @@ class Ledger:
             tally.refused[made.cleanup, made.channel, reason] += 1
             if event.kind == "refused":
                 _disarm(self.disarmed, made)
+                self.disarmed_at[made.target] = event.at
 
     def skip(self, order: Order, used_bytes: float, at: float, reason: str) -> Attempt:
         """Write down an order that the guard did not begin, because there was no need or no room for it any more."""
@@ -123,8 +126,9 @@ class Ledger:
         return made
 
     def rearm(self, target: str) -> None:
-        """The incident is over, and channels that were unusable may be tried again next time."""
+        """The incident is over or all has long been calm: what could not be used may be tried again next time."""
         self.disarmed.pop(target, None)
+        self.disarmed_at.pop(target, None)
 
     def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
         """Every counter of the targets whose base labels are given."""

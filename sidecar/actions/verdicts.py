@@ -13,7 +13,15 @@ from sidecar.actions.ladder import NEVER_DELIVERED
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.sent import LATE_SECONDS
-from sidecar.actions.verify import Judged, Reading, Verdict, growth, judge, rebounded
+from sidecar.actions.verify import (
+    SHORTEST_HISTORY_SECONDS,
+    Judged,
+    Reading,
+    Verdict,
+    growth,
+    judge,
+    rebounded,
+)
 from sidecar.guard.wire import Event, Order
 
 log = logging.getLogger("sidecar.actions")
@@ -53,8 +61,14 @@ class Verdicts:
         self._look = look
 
     def growth(self, target: str, at: float) -> float:
-        """How fast used bytes grew in the minute before `at`, where no cleanup moved them; in bytes per second."""
-        return growth(self._used(target, self._since(target, at), at))
+        """How fast used bytes grew in the minute before `at`, where no cleanup moved them; in bytes per second.
+
+        Where the last cleanup was so short ago that nobody can tell, it is the growth from before that one.
+        """
+        before, readings = self._before(target, at), self._used(target, self._since(target, at), at)
+        if before and (not readings or readings[-1][0] - readings[0][0] < SHORTEST_HISTORY_SECONDS):
+            return before.growth
+        return growth(readings)
 
     def judge(self, options: Options, now: float) -> None:
         """Give the verdicts that can be given now, and look for memory that came back."""
@@ -107,10 +121,14 @@ class Verdicts:
 
     def _since(self, target: str, at: float) -> float:
         """From when on used bytes tell of a cleanup asked for at `at`: a minute before, or the end of the last one."""
-        before = next((each for each in self._ledger.attempts(target) if each.started_at < at
-                       and each.outcome not in NEVER_DELIVERED and not each.dry_run), None)
+        before = self._before(target, at)
         start = at - GROWTH_WINDOW_SECONDS
         return max(start, before.ended_at or before.started_at) if before else start
+
+    def _before(self, target: str, at: float) -> Attempt | None:
+        """The last cleanup before `at` that may have moved used bytes."""
+        return next((each for each in self._ledger.attempts(target) if each.started_at < at
+                     and each.outcome not in NEVER_DELIVERED and not each.dry_run), None)
 
     def skipped(self, order: Order, event: Event, options: Options) -> None:
         """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""
@@ -130,8 +148,16 @@ class Verdicts:
             "before_bytes": int(attempt.before_bytes), "after_bytes": _whole(attempt.after_bytes),
             "freed_bytes": _whole(attempt.freed_bytes), "id": attempt.id})
 
-    def _look_for_rebound(self, attempt: Attempt, options: Options, now: float) -> None:
-        readings = self._used(attempt.target, now - LATE_SECONDS, now)
+    def overtaken(self, attempt: Attempt, options: Options) -> None:
+        """A cleanup begins: what has come back by now of those before it is seen now or never."""
+        for each in self._ledger.attempts(attempt.target):
+            if each.id != attempt.id and each.rebounded is None and each.outcome in ("effective", "partial"):
+                self._look_for_rebound(each, options, attempt.started_at,
+                                       [(attempt.started_at, attempt.before_bytes)])
+
+    def _look_for_rebound(self, attempt: Attempt, options: Options, now: float,
+                          readings: Sequence[Reading] = ()) -> None:
+        readings = readings or self._used(attempt.target, now - LATE_SECONDS, now)
         freed = attempt.freed_bytes
         back = bool(readings) and freed is not None and rebounded(_judged(attempt), freed, readings[-1])
         begun = attempt.started_at

@@ -22,7 +22,7 @@ NOISE_RATIO = 0.005
 REBOUND_RATIO = 0.5
 MOST_POINTS = 60
 
-LATE_SECONDS = 10.0
+SHORTEST_HISTORY_SECONDS = 10.0
 """The end of the history, which must confirm that growth still goes on; a shorter history confirms nothing."""
 CONFIRMED = 0.8
 """A pace is confirmed by this part of it: in few seconds noise tells no better."""
@@ -73,7 +73,7 @@ def growth(readings: Sequence[Reading]) -> float:
     down counts with the pace it has now.
     """
     points = readings[-MOST_POINTS:]
-    if len(points) < 2 or points[-1][0] - points[0][0] < LATE_SECONDS:
+    if len(points) < 2 or points[-1][0] - points[0][0] < SHORTEST_HISTORY_SECONDS:
         return 0.0
     begun, ended = points[0][0], points[-1][0]
     floors: dict[int, Reading] = {}
@@ -81,7 +81,7 @@ def growth(readings: Sequence[Reading]) -> float:
         third = min(2, int(3 * (point[0] - begun) / (ended - begun)))
         floors[third] = min(floors.get(third, point), point, key=lambda reading: reading[1])
     pace = min((b - a) / (t - s) for (s, a), (t, b) in pairwise(floors.values()))
-    now = _slope([point for point in points if point[0] >= ended - LATE_SECONDS])
+    now = _slope([point for point in points if point[0] >= ended - SHORTEST_HISTORY_SECONDS])
     return max(0.0, pace if now >= CONFIRMED * pace else now)
 
 
