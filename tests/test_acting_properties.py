@@ -7,7 +7,7 @@ The desk is the real one, rules and all, in virtual time (`acting_world`). The s
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,6 @@ class Watcher:
     world: World
     before: tuple[bool, bool, Any] = (False, False, None)
     checked: int = 0
-    begun: set[str] = field(default_factory=set)
 
     def look(self) -> None:
         """All invariants of a moment. Raises AssertionError."""
@@ -127,16 +126,13 @@ class Watcher:
         i1_at_most_one_is_under_way(world)
         paused, killed, incident = self.before
         for asked in world.asked[self.checked:]:
-            by_rule, first = not asked.attempt.startswith("manual:"), asked.attempt not in self.begun
-            self.begun.add(asked.attempt)
+            by_rule = not asked.attempt.startswith("manual:")
             i4_only_channels_that_were_named(asked)
             i5_only_a_process_that_was_looked_at(world, asked)
             assert not killed or not world.switch.exists(), f"asked with the kill-switch thrown: {asked}"
-            if first:  # what another channel carries on was decided before
-                i3_asked_only_on_readings(asked)
-            if first and by_rule:
-                i6_never_above_the_cap(world, asked)
+            i3_asked_only_on_readings(asked)
             if by_rule:
+                i6_never_above_the_cap(world, asked)
                 assert world.options.mode != "dry_run", f"I7, asked in dry_run: {asked}"
                 assert not paused, f"asked while paused: {asked}"
                 i11_parked_is_quiet(world, asked, incident)

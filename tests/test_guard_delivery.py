@@ -265,6 +265,24 @@ def test_endpoint_that_fails_is_followed_by_the_next_channel(
     assert target.tell("grow 0") == 0
 
 
+def test_next_channel_is_left_out_when_memory_has_fallen_meanwhile(
+    hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    """An endpoint that cleans up and never answers is not followed by a signal: the line is not crossed any more."""
+    handled = tmp_path / "handled"
+    target = spawn("leaky", "--handle", "SIGUSR1", "--handled", str(handled), "--http", "0", "--answer", "hang")
+    hands.watch(target)
+    target.tell("grow 100")
+    hands.deliver(channels=(Channel("http", url=f"{target.url}/cleanup", timeout_seconds=1.0), USR1))
+    hands.until("delivered")
+    target.tell("drop")
+
+    hands.until("spent")
+
+    assert hands.kinds() == ["crossed", "delivered", "failed", "spent"]
+    assert not handled.exists()
+
+
 @pytest.mark.parametrize("answer", ["html", "huge"])
 def test_odd_answers_do_no_harm(
     hands: Hands, spawn: Callable[..., Target], courier: subprocess.Popen[bytes], answer: str

@@ -99,7 +99,18 @@ class Deliveries:
             else:
                 self._tell_of(flight, "refused" if kind == "declined" else kind, detail)
             if kind in ("failed", "declined"):
+                if not self._still_wanted(flight):
+                    flight.left.clear()
                 self._next_channel(flight)
+
+    def _still_wanted(self, flight: Flight) -> bool:
+        """Whether a further channel is to be tried: meanwhile memory may have fallen, or the switch been thrown."""
+        if self.kill_switch and os.path.exists(self.kill_switch):
+            return False
+        try:
+            return flight.order.crossed(flight.watch.read_used())
+        except (OSError, ValueError, KeyError):
+            return False
 
     def take_answers(self) -> bool:
         """Read what the courier has to say, as much as there is time for. False when it has gone."""

@@ -127,6 +127,10 @@ class Deliveries:
     def _over(self, flight: _Flight, *, failed: str, seconds: float, detail: Mapping[str, Any]) -> None:
         if failed:
             self._say(flight, "failed", reason=failed, message="", **detail)
+            used = self._programs[flight.order.target].used_bytes
+            thrown = self.kill_switch and os.path.exists(self.kill_switch)
+            if used is None or thrown or not flight.order.crossed(used):
+                flight.left.clear()
             self._next_channel(flight)
         else:
             self._end(flight, "answered", duration_seconds=seconds, **detail)
