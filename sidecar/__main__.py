@@ -10,6 +10,10 @@ def main() -> int:
         from sidecar.guard.guard import main as guard
 
         return guard(arguments[1:])
+    if arguments[:1] == ["desk"]:  # what the guard starts; not for people
+        from sidecar.cli_run import desk
+
+        return desk(arguments[1:])
     from sidecar.cli import main as command_line
 
     return command_line(arguments)

@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules
-from sidecar.config import FLAGS, Overrides, Settings, describe, environment, load, rows
-from sidecar.errors import ConfigError, SidecarError
+from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules, cli_run
+from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
 
-if TYPE_CHECKING:  # a command imports what it runs when it runs: the desk is started through here, too
+if TYPE_CHECKING:  # a command imports what it runs when it runs: the command line is to be quick
     from sidecar.config import Target
     from sidecar.doctor.examination import Examination
     from sidecar.doctor.report import Style
@@ -32,17 +30,6 @@ examples:
   rag-sidecar cleanup                        clean up now, see what that freed
   rag-sidecar pause --for 30m                do nothing unasked for half an hour
   rag-sidecar attach 4242                    the agent into a running Python
-""",
-    "run": """\
-examples:
-  rag-sidecar run --pid 4242
-  rag-sidecar run --match 'uvicorn rag.app' --memory.critical 1800MiB
-  rag-sidecar run --config.file sidecar.yml --web.listen-address :21611
-  rag-sidecar run --memory.critical 2GiB -- python -m uvicorn rag.app:app
-
-Without a way to ask for a cleanup it only observes; an agent inside is one, and
-a Python that is started after -- gets one (docs/attach.md).
-docs/configuration.md has every key.
 """,
     "doctor": """\
 examples:
@@ -65,16 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES[""], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"rag-sidecar {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run: dict[str, Any] = {
-        "prog": "rag-sidecar run", "usage": "rag-sidecar run [FLAGS] [-- COMMAND ...]", "epilog": EXAMPLES["run"],
-        "formatter_class": argparse.RawDescriptionHelpFormatter}
-    _add_run_flags(commands.add_parser("run", help="watch, judge and guard processes until stopped", **run))
-    desk = commands.add_parser("desk", **run)  # what `run` starts; not for people, so without a help line
-    _add_run_flags(desk)
-    desk.add_argument("--guard-fd", type=int, required=True, help=argparse.SUPPRESS)
-    desk.add_argument("--starts", type=int, required=True, help=argparse.SUPPRESS)
-    desk.add_argument("--short-lives", type=int, default=0, help=argparse.SUPPRESS)
-    desk.set_defaults(call=_desk)
+    cli_run.add(commands)
     _add_check(commands)
     _add_doctor(commands)
     cli_rules.add_test(commands)
@@ -88,41 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
                       help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")
     demo.set_defaults(call=_demo)
     return parser
-
-
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    flags = {name: flag.flag for name, flag in FLAGS.items()}
-    parser.add_argument("--config.file", dest="config_file", type=Path, metavar="FILE", help="a sidecar.yml")
-    which = parser.add_argument_group("which process")
-    which.add_argument(flags["pid"], dest="pid", metavar="N", help="the process with this number")
-    which.add_argument(flags["match"], dest="match", metavar="REGEX", help="found in its command line")
-    which.add_argument(flags["url"], dest="url", metavar="URL", help="no process, only a debug endpoint that tells its "
-                       "memory")
-    which.add_argument(flags["target"], dest="target", metavar="NAME", help="its name (label target), or the one of "
-                       "the file that these flags speak of; default rag")
-    lines = parser.add_argument_group("memory lines")
-    lines.add_argument(flags["memory_main"], dest="memory_main", metavar="SIZE", help="such as 1000MiB; default 80%% "
-                       "of the cgroup limit")
-    lines.add_argument(flags["memory_critical"], dest="memory_critical", metavar="SIZE", help="default 90%%, or 1.2 "
-                       "times main")
-    lines.add_argument(flags["memory_basis"], dest="memory_basis", metavar="BASIS",
-                       help="auto, cgroup, anon, rss, pss or endpoint: what is compared with the lines")
-    parser.add_argument_group("the command").add_argument(
-        flags["no_agent"], dest="no_agent", action="store_const", const="no",
-        help="start it as it is, without the agent inside its Pythons")
-    other = parser.add_argument_group("other")
-    other.add_argument(flags["mode"], dest="mode", metavar="MODE", help="observe, dry_run or enforce")
-    other.add_argument(flags["alertmanagers"], dest="alertmanagers", metavar="URL", action="append", default=[],
-                       help="an Alertmanager to tell; may be given several times")
-    other.add_argument(flags["features"], dest="features", metavar="NAME", action="append", default=[],
-                       help="promql-experimental-functions or promql-delayed-name-removal, as in Prometheus; several "
-                       "with commas or by repeating it")
-    other.add_argument(flags["web_listen"], dest="web_listen", metavar="ADDRESS", help="default 127.0.0.1:11611")
-    other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")
-    other.add_argument(flags["log_level"], dest="log_level", metavar="LEVEL", help="debug, info, warning or error")
-    other.add_argument(flags["log_format"], dest="log_format", metavar="FORMAT", help="logfmt or json")
-    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND…",
-                        help="a program to start and watch; its exit code is passed on")
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -149,17 +92,6 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
                         "target runs")
     doctor.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     doctor.set_defaults(call=_doctor)
-
-
-def _settings(arguments: argparse.Namespace) -> Settings:
-    said = {name: getattr(arguments, name) for name in FLAGS}
-    return load(arguments.config_file, environment(), Overrides(child=bool(arguments.program), **said))
-
-
-def _desk(arguments: argparse.Namespace) -> int:
-    from sidecar.app import run  # heavy: only the desk needs it
-
-    return run(_settings(arguments), arguments.guard_fd, arguments.starts, arguments.short_lives)
 
 
 def _check_config(arguments: argparse.Namespace) -> int:
@@ -232,15 +164,4 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command. Errors go to standard error, with what to do next; the exit code says how it went."""
     parsed = build_parser().parse_args(arguments)
     call: Callable[[argparse.Namespace], int] = parsed.call
-    try:
-        return call(parsed)
-    except ConfigError as error:  # each problem on a line of its own, `file:line:column` first: editors can jump there
-        print(error, f"  {error.help}" if error.help else "", sep="\n", file=sys.stderr)
-        return FAILURE
-    except SidecarError as error:
-        print(f"rag-sidecar: {error}", file=sys.stderr)
-        if error.help:
-            print(f"  {error.help}", file=sys.stderr)
-        return FAILURE
-    except KeyboardInterrupt:
-        return 130
+    return cli_run.told(lambda: call(parsed))

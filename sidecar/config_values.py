@@ -4,7 +4,6 @@ import ipaddress
 import re
 import signal
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NewType
 from urllib.parse import urlsplit
@@ -47,6 +46,8 @@ class Address:
 def nearest(word: str, known: tuple[str, ...]) -> str:
     """What to say after an unknown word: the known one closest to it, or all of them."""
     folded = {name.lower(): name for name in known}
+    from difflib import get_close_matches  # mistakes are seldom, and it takes 0.1 MiB
+
     close = get_close_matches(word.lower(), folded, n=1)
     return f"did you mean {folded[close[0]]}?" if close else f"known here: {', '.join(known)}"
 

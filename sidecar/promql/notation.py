@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterable
-from decimal import Decimal
 
 from sidecar.model import Labels
 
@@ -21,6 +20,8 @@ def format_float(value: float) -> str:
         return "+Inf" if value > 0 else "-Inf"
     text = repr(value)
     if "e" in text:
+        from decimal import Decimal  # 0.2 MiB for numbers that are seldom met
+
         text = format(Decimal(text), "f")
     return text.removesuffix(".0")
 
@@ -29,6 +30,8 @@ def format_general(value: float) -> str:
     """The shortest digits that read back as `value`, with an exponent below -4 and from 6 on: Go's %g."""
     if not math.isfinite(value) or value == 0:
         return format_float(value)
+    from decimal import Decimal
+
     exact = Decimal(repr(value)).normalize()
     if -4 <= exact.adjusted() < 6:
         return format_float(value)

@@ -4,7 +4,6 @@ Rule files and their unit tests are read with it. Values are taken as written: `
 so that nothing depends on what a YAML parser guesses.
 """
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +100,9 @@ class Reader:
         for name in entries:
             if name not in known and not self._lenient:
                 assert isinstance(node, Fields)
-                near = difflib.get_close_matches(name, known, 1)
+                from difflib import get_close_matches  # mistakes are seldom, and it takes 0.1 MiB
+
+                near = get_close_matches(name, known, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
                 self.problem(node.keys[name], f"field {name} not found{hint}")
         return {name: child for name, child in entries.items() if name in known}
