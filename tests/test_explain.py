@@ -181,6 +181,7 @@ def test_all_targets_get_a_verdict_and_many_are_counted() -> None:
 def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     """A rule with `cleanup` tells whether the guard holds its lines, why not, and why nothing is done now."""
     bench.add("rag_action_held", 1, **BASE, target="other", reason="cooldown")
+    bench.add("rag_action_held", 1, **BASE, target="other", reason="of_a_newer_version")
     bench.add("rag_actions_parked", 1, **BASE, target="other")
     labels = {"cleanup": "aggressive", "level": "main"}
 
@@ -191,7 +192,8 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     at_once = shown()
     assert "so it is decided in advance: the guard acts at the crossing" in at_once
     assert "line other: 1000 MiB, rag: 1000 MiB" in at_once
-    assert "held back other: cooldown, nothing more is tried (parked)" in at_once
+    assert "held back other: cooldown: the last cleanup was too short a time ago." in at_once
+    assert "ago. of_a_newer_version. parked: nothing more is tried until" in at_once
     assert "not in advance: it has a for, so a crossing alone does not decide it" in shown(for_seconds=10.0)
     once = shown(f"{USED} > 1 and {USED} > 2")
     assert "once each time the alert fires, while its condition is true: its expression is no single comparison" in once

@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from sidecar.actions.facts import SENTENCES as REASONS
+from sidecar.actions.facts import Reason
 from sidecar.explain.because import distance
 from sidecar.explain.explanation import Explanation
 from sidecar.explain.pairs import COMPARISONS, Alone, Pair
@@ -110,9 +112,17 @@ def _timers(explained: Explanation, screen: Screen) -> Iterator[str]:
     if not explained.acts:
         yield from _row("", "A Prometheus was asked, which only tells. A sidecar with this rule cleans up.", screen)
     for name in sorted(explained.held.keys() | explained.parked):  # of rules whose condition is true now
-        parked = ["nothing more is tried (parked)"] if name in explained.parked else []
-        reasons = [*explained.held.get(name, ()), *parked]
-        yield from _row("held back", f"{name}: {', '.join(reasons)} (docs/metrics.md, rag_action_held)", screen)
+        parked = ["parked"] if name in explained.parked else []
+        reasons = dict.fromkeys([*explained.held.get(name, ()), *parked])
+        yield from _row("held back", f"{name}: {' '.join(map(_reason, reasons))}", screen)
+
+
+def _reason(name: str) -> str:
+    """Why nothing is done, in words; a reason that is not known here comes from a newer sidecar."""
+    if name not in {reason.value for reason in Reason}:
+        return f"{name}."
+    sentence = REASONS[Reason(name)]
+    return f"{name}: {sentence[0].lower()}{sentence[1:]}"
 
 
 def _common(tree: Node) -> Labels:

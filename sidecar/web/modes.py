@@ -24,7 +24,8 @@ async def of_target(view: View, request: web.Request) -> web.Response:
     """GET /api/v1/mode/TARGET: 503 if that target is `degraded`, 404 if there is none of this name, else 200."""
     name = request.match_info["target"]
     if name not in _names(view.snapshot):
-        body = {"status": "error", "errorType": "not_found", "error": "there is no such target"}
+        there = ", ".join(sorted(_names(view.snapshot))[:20]) or "none yet"
+        body = {"status": "error", "errorType": "not_found", "error": f"there is no such target; there is {there}"}
         return web.Response(status=404, text=json.dumps(body), content_type=JSON)
     return _answer(_row(name, view.snapshot))
 

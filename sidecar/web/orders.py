@@ -12,6 +12,7 @@ from aiohttp import web
 from sidecar.actions.facts import SENTENCES, Decision, Reason
 from sidecar.actions.options import STRENGTH
 from sidecar.model import Cleanup
+from sidecar.promql.notation import format_duration
 from sidecar.rules.durations import parse_duration
 from sidecar.web import webhook
 from sidecar.web.api import JSON, success
@@ -35,6 +36,7 @@ WITHDRAWN_SECONDS = 5.0
 TTL_SECONDS = 30.0
 MOST_TTL_SECONDS = 300.0
 LONGEST_PAUSE_SECONDS = 366 * 86400.0
+MOST_QUOTED = 60
 MOST_PATIENT = 16
 """How many may wait over TCP for what becomes of their order: the others are to be served meanwhile."""
 
@@ -141,16 +143,19 @@ class Orders:
                               "the kill-switch holds it back at once")
             await hands.sleep(LOOK_SECONDS)
             waited += LOOK_SECONDS
+        await hands.kept()
         return _states(names, hands)
 
     async def _resume(self, request: web.Request, hands: Hands) -> web.StreamResponse:
         target = _any_target(await _object(request, "target"), hands)
         hands.resume(target)
+        await hands.kept()
         return _states([target] if target else hands.targets, hands)
 
     async def _unpark(self, request: web.Request, hands: Hands) -> web.StreamResponse:
         target = _any_target(await _object(request, "target"), hands)
         parked = hands.unpark(target)
+        await hands.kept()
         return success({"targets": [{"target": name, "was_parked": name in parked}
                                     for name in ([target] if target else hands.targets)]})
 
@@ -174,7 +179,9 @@ async def _object(request: web.Request, *keys: str) -> dict[str, Any]:
     """The body, an object with some of these keys. Raises Refusal."""
     asked = await _json(request)
     if not isinstance(asked, dict) or asked.keys() - set(keys):
-        raise Refusal(400, "bad_data", f"the body is to be an object of {', '.join(keys)}")
+        unknown = sorted(asked.keys() - set(keys)) if isinstance(asked, dict) else []
+        found = f"{_quoted(unknown[0])} is none of them" if unknown else f"{_quoted(asked)} is none"
+        raise Refusal(400, "bad_data", f"the body is to be an object with some of {', '.join(keys)}: {found}")
     return asked
 
 
@@ -182,7 +189,7 @@ def _any_target(asked: Mapping[str, Any], hands: Hands) -> str | None:
     """The target that is named, None for all. Raises Refusal."""
     target = asked.get("target")
     if target is not None and target not in hands.targets:
-        raise Refusal(404, "not_found", f"there is no such target; there is {_listed(hands.targets)}")
+        raise Refusal(404, "not_found", f"there is no target {_quoted(target)}; there is {_listed(hands.targets)}")
     return cast("str | None", target)
 
 
@@ -198,7 +205,7 @@ def _one_target(asked: Mapping[str, Any], hands: Hands) -> str:
 def _cleanup(asked: Mapping[str, Any]) -> Cleanup:
     level = asked.get("level", "standard")
     if not isinstance(level, str) or level not in STRENGTH:
-        raise Refusal(400, "bad_data", f"level is one of {', '.join(STRENGTH)}")
+        raise Refusal(400, "bad_data", f"level is to be one of {', '.join(STRENGTH)}: {_quoted(level)} is none")
     return cast(Cleanup, level)
 
 
@@ -212,7 +219,8 @@ def _seconds(asked: Mapping[str, Any], key: str, most: float) -> float | None:
     if seconds is None:
         return None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= most:
-        raise Refusal(400, "bad_data", f"{key} is a duration such as 30s or 5m, or seconds; at most {most:.0f} s")
+        raise Refusal(400, "bad_data", f"{key} is to be a duration such as 30s or 5m, or seconds, at most "
+                      f"{format_duration(most)}: {_quoted(given)} is none")
     return float(seconds)
 
 
@@ -275,6 +283,12 @@ def _states(names: Sequence[str], hands: Hands) -> web.Response:
     paused = hands.paused()
     return success({"targets": [{"target": name, "paused": name in paused, "until": paused.get(name)}
                                 for name in names]})
+
+
+def _quoted(given: object) -> str:
+    """What somebody has sent, not more of it than belongs into a sentence."""
+    text = json.dumps(given)
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
 
 
 def _listed(names: Sequence[str]) -> str:
