@@ -24,7 +24,7 @@ from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
-from sidecar.pipeline_journal import page, records_of, restore_actions
+from sidecar.pipeline_journal import Keeping, page, restore_actions
 from sidecar.pipeline_pace import Pace
 from sidecar.pipeline_past import Past
 from sidecar.probes.sampler import Readings, Sampler
@@ -88,7 +88,8 @@ class Pipeline:
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
-        self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options)
+        self._keeping = Keeping(stages.journal, stages.ledger, self.acting)
+        self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options, self._keeping)
         self._modes = Modes()
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
@@ -110,6 +111,7 @@ class Pipeline:
         policy = policy_now(self._options)
         self._take_in_events(policy, now)
         targets = stages.roster.update(now)
+        self.acting.meet(targets, policy, now)
         readings = stages.sampler.read(targets, now, self._near)
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
@@ -128,7 +130,7 @@ class Pipeline:
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         self.acting.act(policy, self._subjects_now, gates, now)
         self.by_hand.work(now)
-        stages.journal.record(records_of(stages.ledger, self.acting.incidents, self.acting), self.acting.done())
+        self._keeping.keep()
         stages.dispatch.beat(stages.journal.marked)
         stages.store.truncate(now)
         self._last = now
@@ -157,7 +159,7 @@ class Pipeline:
         self._take_in_events(policy_now(self._options), now)
         stages.notifier.offer([alert for group in stages.groups for alert in group.alerts()], now)
         stages.journal.note(page(stages.groups, stages.roster.update(now), now))
-        stages.journal.record(records_of(stages.ledger, self.acting.incidents, self.acting), self.acting.done())
+        self._keeping.keep()
 
     def _take_in_events(self, policy: Policy, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""

@@ -12,11 +12,14 @@ from sidecar.actions.options import Options
 from sidecar.actions.policy import Decision, Policy, Subject
 from sidecar.model import Cleanup
 from sidecar.pipeline_agents import hand_over
+from sidecar.pipeline_journal import Keeping
 from sidecar.probes.sampler import Sampler
 from sidecar.web.hands import Asked, Hands, Trigger, Wish
 
 MOST_WISHES = 64
 """How many cleanups that were asked for over the network may wait."""
+KEPT_SECONDS, KEPT_LOOK_SECONDS = 1.0, 0.01
+"""So long, at most, an answer waits until what was ordered is on disk; it may be a disk that does not answer."""
 
 
 class ByHand:
@@ -26,13 +29,15 @@ class ByHand:
     the tick evaluates rules holds when it acts.
     """
 
-    def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options) -> None:
+    def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options,
+                 keeping: Keeping) -> None:
         self.subjects: list[Subject] = []
         self._acting = acting
         self._ledger = ledger
         self._dispatch = dispatch
         self._sampler = sampler
         self._options = options
+        self._keeping = keeping
         self._wishes: dict[tuple[str, Cleanup, Trigger], Wish] = {}
 
     def order(self, target: str, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision | None:
@@ -87,16 +92,20 @@ class ByHand:
         for target in targets:
             self._acting.pause(target, None if seconds is None else now + seconds, now)
         self._renew()
+        self._keeping.keep()
 
     def resume(self, targets: Iterable[str], now: float) -> None:
         """Act on these targets again."""
         for target in targets:
             self._acting.resume(target, now)
         self._renew()
+        self._keeping.keep()
 
     def unpark(self, targets: Iterable[str], now: float) -> list[str]:
         """Try again what did not help these targets; those that were parked."""
-        return [name for target in targets for name in self._acting.unpark(target, now)]
+        parked = [name for target in targets for name in self._acting.unpark(target, now)]
+        self._keeping.keep()
+        return parked
 
     def _renew(self) -> None:
         self.subjects[:] = [replace(each, paused=each.name in self._acting.paused) for each in self.subjects]
@@ -115,6 +124,12 @@ class ByHand:
             self.resume(named(target), clock())
             forgive()
 
+        async def kept() -> None:
+            waited = 0.0
+            while not self._keeping.settled() and waited < KEPT_SECONDS:
+                await sleep(KEPT_LOOK_SECONDS)
+                waited += KEPT_LOOK_SECONDS
+
         return Hands(
             targets=targets, external_url=url,
             levels={level: policy.entry for level, policy in self._options.policies.items()},
@@ -122,7 +137,7 @@ class ByHand:
             attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
             pause=lambda target, seconds: self.pause(named(target), seconds, clock()), resume=resume,
             unpark=lambda target: self.unpark(named(target), clock()), paused=lambda: self._acting.paused,
-            in_force=self._dispatch.in_force, now=clock, sleep=sleep)
+            in_force=self._dispatch.in_force, now=clock, sleep=sleep, kept=kept)
 
     def _subject(self, target: str) -> Subject | None:
         return next((each for each in self.subjects if each.name == target), None)

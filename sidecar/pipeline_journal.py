@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload
 
+from sidecar.actions.acting import Acting
+from sidecar.actions.ledger import Ledger
 from sidecar.journal.entry import Entry, Life, Page
+from sidecar.journal.journal import Journal
 from sidecar.journal.record import Record
 from sidecar.model import Alert, Target
 from sidecar.rules.group import Group, RuleKey
@@ -47,6 +50,24 @@ def records_of(ledger: Remembered, incidents: Remembered, acting: Noting) -> lis
     return [*(Record("attempt", *row) for row in ledger.drain()),  # type: ignore[arg-type]
             *(Record("incident", *row) for row in incidents.drain()),  # type: ignore[arg-type]
             *(Record("note", key, "state", at, body) for key, at, body in acting.drain_notes())]
+
+
+class Keeping:
+    """What is done about the targets, on its way to the journal. Lives as long as the desk."""
+
+    def __init__(self, journal: Journal, ledger: Ledger, acting: Acting) -> None:
+        self._journal = journal
+        self._ledger = ledger
+        self._acting = acting
+
+    def keep(self) -> None:
+        """Hand over what has changed since the last call: at every tick, and when people have ordered something."""
+        acting = self._acting
+        self._journal.record(records_of(self._ledger, acting.incidents, acting), acting.done())
+
+    def settled(self) -> bool:
+        """Whether all of it is on disk, or cannot be written now."""
+        return self._journal.settled
 
 
 def restore_actions(records: Sequence[Record], ledger: Remembered, incidents: Remembered, acting: Noting,

@@ -99,6 +99,11 @@ class Journal:
         """The largest mark all of whose records are on disk, or were given up because the file cannot be written."""
         return max(self._scribe.marked, self._given_up)
 
+    @property
+    def settled(self) -> bool:
+        """Whether no record waits, other than for a file that cannot be written now."""
+        return self._scribe.good_at is None or not self._scribe.waiting.look()[0]
+
     def note(self, page: Page) -> None:
         """Have this page written. Of a disk that does not answer nothing more is expected: marks are given up."""
         self._latest.append(page)

@@ -37,6 +37,10 @@ class Wish:
     over: bool = False
 
 
+async def _at_once() -> None:
+    """There is nothing to wait for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hands:
     """What the servers may have done. Lives as long as the desk.
@@ -48,7 +52,8 @@ class Hands:
     row of `GET /api/v1/actions`. `ask` is for all others: None while too many wait. `pause(target, seconds)` of one
     target or (None) of all, for so long or until further notice; `resume` and `unpark` alike, which gives those that
     were parked. `paused` gives those that are paused, with the Unix time until which or None. `in_force`: the guard
-    has acknowledged the latest standing orders for a target; of one that is paused, that there are none.
+    has acknowledged the latest standing orders for a target; of one that is paused, that there are none. `kept` waits
+    until what was ordered would be known to the next desk, too.
     """
 
     targets: Sequence[str]
@@ -64,3 +69,4 @@ class Hands:
     in_force: Callable[[str], bool]
     now: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
+    kept: Callable[[], Awaitable[None]] = _at_once
