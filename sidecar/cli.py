@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules, cli_run
 from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
@@ -30,6 +30,21 @@ examples:
   rag-sidecar cleanup                        clean up now, see what that freed
   rag-sidecar pause --for 30m                do nothing unasked for half an hour
   rag-sidecar attach 4242                    the agent into a running Python
+""",
+    "check": """\
+examples:
+  rag-sidecar check config                   the defaults and the environment
+  rag-sidecar check config sidecar.yml       each setting, and who said so
+  rag-sidecar check rules my-rules.yml       mistakes and lint
+
+Exit codes: 0 fine, 1 mistakes, 3 only lint of rules. docs/configuration.md
+""",
+    "demo": """\
+examples:
+  rag-sidecar demo                           until Ctrl-C
+  rag-sidecar demo --once                    about 25 seconds
+
+Exit codes: 0 a cleanup was verified, or Ctrl-C, 1 none was. docs/demo.md
 """,
     "doctor": """\
 examples:
@@ -61,7 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     cli_control.add(commands)
     cli_orders.add(commands)
     cli_agent.add(commands)
-    demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute")
+    demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute",
+                               epilog=EXAMPLES["demo"], formatter_class=argparse.RawDescriptionHelpFormatter)
     demo.add_argument("--once", action="store_true",
                       help="end with the first verified effective cleanup (exit 0), or after a minute without one (1)")
     demo.set_defaults(call=_demo)
@@ -69,10 +85,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    check = commands.add_parser("check", help="check files without starting anything")
+    form: dict[str, Any] = {"epilog": EXAMPLES["check"], "formatter_class": argparse.RawDescriptionHelpFormatter}
+    check = commands.add_parser("check", help="check files without starting anything", **form)
     checks = check.add_subparsers(dest="what", required=True, metavar="WHAT")
-    config = checks.add_parser("config", help="what would be used, and from where")
-    config.add_argument("file", nargs="?", type=Path, metavar="FILE")
+    config = checks.add_parser("config", help="what would be used, and from where", **form)
+    config.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a sidecar.yml; default: none")
     config.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     config.set_defaults(call=_check_config)
     cli_rules.add_check(checks)

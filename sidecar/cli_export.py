@@ -20,7 +20,7 @@ _JOURNAL = """\
 examples:
   rag-sidecar export journal > journal.jsonl
   rag-sidecar export journal --since 1h --storage.path /var/lib/rag-sidecar
-  rag-sidecar export journal -o journal.jsonl && rag-sidecar replay --data journal.jsonl
+  rag-sidecar export journal -o j.jsonl && rag-sidecar replay --data j.jsonl
 
 A sidecar that runs there is asked, and goes on meanwhile; otherwise the file is
 read, and not changed. docs/journal.md

@@ -28,21 +28,23 @@ SELECTORS = 5
 _QUERY = """\
 examples:
   rag-sidecar query rag_memory_used_bytes
-  rag-sidecar query 'rag_memory_used_bytes / ignoring(level) rag_memory_threshold_bytes{level="main"}'
-  rag-sidecar query --time 5m 'ALERTS'                  as it was five minutes ago
+  rag-sidecar query 'rag_memory_used_bytes / rag_memory_limit_bytes'
+  rag-sidecar query --time 5m ALERTS                    as it was 5 minutes ago
   rag-sidecar query --start 1h --step 30s rag_memory_used_bytes
   rag-sidecar query --url http://127.0.0.1:9090 up      a Prometheus
   rag-sidecar query --url unix:/var/lib/rag-sidecar/control.sock rag_target_up
 
-T is Unix time, RFC 3339, or how long ago: 90s, 5m, 1h. docs/api.md
+T is Unix time, RFC 3339, or how long ago: 90s, 5m, 1h.
+Exit codes: 0 there was an answer, be it empty, 1 failure. docs/api.md
 """
 _EXPLAIN = """\
 examples:
   rag-sidecar explain RagMemoryMain
-  rag-sidecar explain RagMemoryMain --target rag        of several targets this one first
+  rag-sidecar explain RagMemoryMain --target rag        this one of several
   rag-sidecar explain RagMemoryMain -o json             for programs
 
-Exit code 0 whether it fires or not; 1 if there is no such alert. docs/rules.md, "Why does it fire?"
+Exit codes: 0 whether it fires or not, 1 there is no such alert. docs/rules.md,
+"Why does it fire?"
 """
 
 

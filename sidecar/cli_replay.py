@@ -21,14 +21,15 @@ CLEANUPS = ("light", "standard", "aggressive")
 
 _REPLAY = """\
 examples:
-  rag-sidecar query -o json --start 1h --step 1s rag_memory_used_bytes > hour.json
-  rag-sidecar replay --data hour.json --memory.main 800MiB
-  rag-sidecar replay --data hour.json --config.file sidecar.yml --rules my-rules.yml
-  rag-sidecar replay --data hour.json --assume light:ineffective --assume aggressive:frees=80%
+  rag-sidecar query -o json --start 1h --step 5s rag_memory_used_bytes > h.json
+  rag-sidecar replay --data h.json --memory.main 800MiB
+  rag-sidecar replay --data h.json --config.file sidecar.yml --rules mine.yml
+  rag-sidecar replay --data h.json --assume frees=80% --assume light:ineffective
 
-What a cleanup frees is not known beforehand, so it is assumed: effective (30 % of used memory, the default),
-ineffective, frees=200MiB, frees=50%, refused or unanswered; with LEVEL: before it for one level alone.
-Nothing is watched, asked or told. docs/replay.md
+What a cleanup frees is not known beforehand, so it is assumed: effective (30 %
+of used memory, the default), ineffective, frees=200MiB, frees=50%, refused or
+unanswered; with LEVEL: before it for one level alone. Nothing is watched, asked
+or told. Exit codes: 0 it was played, 1 failure. docs/replay.md
 """
 
 

@@ -20,23 +20,24 @@ KNOWN: tuple[Feature, ...] = get_args(Feature)
 
 CHECK_EXAMPLES = """\
 examples:
-  rag-sidecar check rules                            the rules that come with rag-sidecar
-  rag-sidecar check rules my-rules.yml more/*.yml    what is wrong, and what is probably not meant
+  rag-sidecar check rules                            the shipped rules
+  rag-sidecar check rules my-rules.yml more/*.yml    mistakes, and oddities
   rag-sidecar check rules --lint none my-rules.yml   mistakes alone
   rag-sidecar check rules -o json my-rules.yml
 
 Give all files that are loaded together: rules may read what others record.
-Exit codes: 0 nothing was found, 1 mistakes, 3 only lint. docs/rules.md names every lint.
+Exit codes: 0 nothing was found, 1 mistakes, 3 only lint. docs/rules.md names
+every lint.
 """
 TEST_EXAMPLES = """\
 examples:
   rag-sidecar test rules my_test.yml                 as `promtool test rules`
   rag-sidecar test rules --run 'over the line' tests/*.yml
-  rag-sidecar test rules --diff my_test.yml          every label and annotation, line by line
+  rag-sidecar test rules --diff my_test.yml          labels line by line
   rag-sidecar test rules --junit report.xml *_test.yml
 
-`exp:` is what the test expects, `got:` what came instead. Exit codes: 0 everything holds, 1 something does not.
-docs/rules.md
+`exp:` is what the test expects, `got:` what came instead.
+Exit codes: 0 everything holds, 1 something does not. docs/rules.md
 """
 
 
@@ -56,7 +57,8 @@ def add_check(checks: "Commands") -> None:
 
 def add_test(commands: "Commands") -> None:
     """Add the command `test` with what can be tested."""
-    test = commands.add_parser("test", help="run unit tests of rule files, as promtool does")
+    test = commands.add_parser("test", help="run unit tests of rule files, as promtool does", epilog=TEST_EXAMPLES,
+                               formatter_class=argparse.RawDescriptionHelpFormatter)
     test.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML too")
     tests = test.add_subparsers(dest="what", required=True, metavar="WHAT")
     rules = tests.add_parser("rules", help="run rule tests in promtool's format", epilog=TEST_EXAMPLES,

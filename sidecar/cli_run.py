@@ -2,6 +2,8 @@
 
 import argparse
 import mimetypes
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from sidecar.config import FLAGS, Overrides, Settings, environment, load
 from sidecar.errors import ConfigError, SidecarError
 
-FAILURE = 1
+FAILURE, UNREAD = 1, 128 + signal.SIGPIPE
 
 EXAMPLES = """\
 examples:
@@ -54,7 +56,12 @@ def desk(arguments: Sequence[str]) -> int:
 def told(call: Callable[[], int]) -> int:
     """The exit code of `call`. Errors go to standard error, with what to do next."""
     try:
-        return call()
+        code = call()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has seen enough: what is still to be written goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
     except ConfigError as error:  # each problem on a line of its own, `file:line:column` first: editors can jump there
         print(error, f"  {error.help}" if error.help else "", sep="\n", file=sys.stderr)
         return FAILURE
