@@ -77,8 +77,10 @@ def read(path: Path) -> Recording:
             raise SidecarError(f"{path}: more than {MOST_BYTES >> 20} MiB", help="replay a part of it")
         with path.open(encoding="utf-8") as lines:
             reading.take_all(lines)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SidecarError(f"{path} cannot be read: {error}", help=FORMAT) from error
+    except OSError as error:
+        raise SidecarError(f"{path} cannot be read: {error.strerror}", help=FORMAT) from error
+    except UnicodeDecodeError as error:
+        raise SidecarError(f"{path} holds no text in UTF-8", help=FORMAT) from error
     return reading.recording()
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sidecar.explain.units import readable
 from sidecar.model import Labels
-from sidecar.thresholds import mib
 from sidecar.web.view import Snapshot
 
-PASSING = frozenset({"in_flight", "settling", "standing_order", "alert_pending"})
+PASSING = frozenset({"in_flight", "settling", "standing_order", "alert_pending", "parked",
+                     "never_helps", "budget_spent", "baseline_above_threshold"})
 """Reasons for doing nothing that say no more than the lines around them."""
 HELD, PARKED, INCIDENT = "rag_action_held", "rag_actions_parked", "rag_incident_open"
 
@@ -31,6 +32,10 @@ class Line(NamedTuple):
     def as_text(self, start: float) -> str:
         """For people, in one line."""
         return f"{clock(self.at - start)}  {self.target:12}  {self.kind:8}  {self.what}"
+
+
+def _bytes(size_bytes: float) -> str:
+    return readable(size_bytes, "bytes")
 
 
 def clock(seconds: float) -> str:
@@ -68,13 +73,13 @@ class Summary:
 
     def _of(self, target: str) -> Iterator[str]:
         over = {level: self.seconds_over.get((target, level), 0.0) for level in ("main", "critical")}
-        yield f"{target}: at most {mib(self.peak_bytes[target])}; " + ", ".join(
+        yield f"{target}: at most {_bytes(self.peak_bytes[target])}; " + ", ".join(
             f"over {level} {seconds:g} s" for level, seconds in over.items())
         told = ", ".join(f"{name} {count}" for name, count in sorted(self.alerts[target].items()))
         yield f"  alerts     {told or 'none'}"
         done = ", ".join(f"{cleanup} {outcome} {count}"
                          for (cleanup, outcome), count in sorted(self.outcomes[target].items()))
-        yield f"  cleanups   {done or 'none'}; freed {mib(self.freed_bytes[target])}"
+        yield f"  cleanups   {done or 'none'}; freed {_bytes(self.freed_bytes[target])}"
         if self.incidents[target] or self.seconds_parked[target]:
             yield f"  incidents  {self.incidents[target]}; parked {self.seconds_parked[target]:g} s"
 
@@ -139,17 +144,20 @@ class Timeline:
     def _gauges_of(self, shown: Snapshot, now: float, seconds: float) -> Iterator[Line]:
         """Why nothing is done, incidents, and where no way is left."""
         found: dict[tuple[str, str], str] = {}
+        parked = {row["target"]: row["parked"] for row in shown.incidents if row["ended_at"] is None}
         for family in shown.families:
             if family.metric.name in (HELD, PARKED, INCIDENT):
                 for sample in family.samples:
-                    if sample.value and (reason := sample.labels.get("reason", "open")) not in PASSING:
-                        found[sample.labels.metric, sample.labels["target"]] = reason
+                    metric, target = sample.labels.metric, sample.labels["target"]
+                    reason = sample.labels.get("reason", "open")
+                    if sample.value and reason not in PASSING:
+                        found[metric, target] = parked.get(target, reason) if metric == PARKED else reason
         for (metric, target), reason in found.items():
             if metric == PARKED:
                 self.summary.seconds_parked[target] += seconds
             if self._gauges.get((metric, target)) != reason:
                 self.summary.incidents[target] += metric == INCIDENT
-                kind, what = {HELD: ("waits", reason), PARKED: ("parked", "nothing more is done"),
+                kind, what = {HELD: ("waits", reason), PARKED: ("parked", f"{reason}: nothing more is done"),
                               INCIDENT: ("incident", "opened")}[metric]
                 yield Line(now, target, kind, what, {"reason": reason})
         for metric, target in self._gauges.keys() - found.keys():
@@ -160,11 +168,11 @@ class Timeline:
 
 def _asked(action: Mapping[str, Any]) -> str:
     alert = action["alert"].get("alertname", action["trigger"])
-    over = f" over {mib(action['line_bytes'])}" if action["line_bytes"] is not None else ""
-    return f"{action['cleanup']} asked for: {alert}, {mib(action['before_bytes'])}{over}"
+    over = f" over {_bytes(action['line_bytes'])}" if action["line_bytes"] is not None else ""
+    return f"{action['cleanup']} asked for: {alert}, {_bytes(action['before_bytes'])}{over}"
 
 
 def _ended(action: Mapping[str, Any]) -> str:
     reason = f" ({action['reason']})" if action["reason"] else ""
-    freed = f": freed {mib(action['freed_bytes'])}" if action["freed_bytes"] is not None else ""
+    freed = f": freed {_bytes(action['freed_bytes'])}" if action["freed_bytes"] is not None else ""
     return f"{action['cleanup']} {action['outcome']}{reason}{freed}"
