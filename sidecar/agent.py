@@ -58,6 +58,8 @@ CALLBACK_SECONDS, CLEANUP_SECONDS = 5.0, 20.0
 """After the one a cleanup goes on without a callback that has not returned, after the other it is over."""
 TWIN_SECONDS = 1.0
 """For so long an order joins a cleanup of its level that a signal has begun."""
+MODE_SECONDS, MOST_MODE_SECONDS = 60.0, 86400.0
+"""How long a mode holds after the last word of whoever has told it, unless that one says otherwise."""
 PASS_EVERY_SECONDS = 60.0
 FREEZE_AFTER_SECONDS = 60.0
 LOWERED = (100, 5, 5)
@@ -225,7 +227,8 @@ def on_mode(callback: Function) -> Function:
 
 
 def mode() -> str:
-    """What the sidecar asks of the app: "normal", "cautious" or "degraded". "normal" until it says otherwise.
+    """What the sidecar asks of the app: "normal", "cautious" or "degraded". "normal" until it says otherwise, and again
+    when it has not been heard of for a while.
 
     if agent.mode() == "degraded": return too_busy()
     """
@@ -2168,7 +2171,7 @@ class _Loop:
 
     def _sleep_milliseconds(self, now: float) -> int | None:
         """Until the next date, or for as long as it takes."""
-        dates = [self._freeze_at, self._clean_at, self._overtake_at, self._user_at]
+        dates = [self._freeze_at, self._clean_at, self._overtake_at, self._user_at, self._routes.mode_until]
         for listener in self._agent.listeners:
             dates.append(listener.rests_until if listener.rests_until > now else None)
             dates.extend(connection.deadline for connection in listener.connections if not connection.busy)
@@ -2239,6 +2242,8 @@ class _Loop:
             self._freeze_at = None
             self._freeze()
         self._overtake_at = _runner.overtake(now)
+        if self._routes.mode_until is not None and now >= self._routes.mode_until:
+            self._routes.forget_mode()
         for listener in agent.listeners:
             for connection in list(listener.connections):
                 if not connection.busy and now > connection.deadline:
@@ -2272,6 +2277,9 @@ class _Routes:
 
     def __init__(self, agent: _Agent) -> None:
         self._agent = agent
+        self.mode_until = time.monotonic() + MODE_SECONDS if _registry.mode != MODES[0] else None
+        self._mode_from: _Connection | None = None
+        self._mode_seconds = MODE_SECONDS
         self._registered = _Patiently()
         self._routes: dict[str, dict[str, Callable[[_Request, _Connection], Figures | None]]] = {
             "/": {"GET": self._hello}, "/memory": {"GET": self._memory}, "/report": {"GET": self._report},
@@ -2286,7 +2294,15 @@ class _Routes:
         if request.method not in methods:
             allowed = ", ".join(methods)
             raise _Refused(405, "method_not_allowed", f"{request.path} takes {allowed}", Allow=allowed)
+        if connection is self._mode_from and self.mode_until is not None:
+            self.mode_until = time.monotonic() + self._mode_seconds
         return methods[request.method](request, connection)
+
+    def forget_mode(self) -> None:
+        """Whoever has told the mode has not been heard of for too long: nobody would ever take it back."""
+        self.mode_until = self._mode_from = None
+        if not _registry.listeners or _thread(lambda: _registry.set_mode(MODES[0]), "rag-sidecar-mode") is None:
+            _registry.mode = MODES[0]
 
     def _hello(self, _: _Request, __: _Connection) -> Figures:
         ours = {nr: level for nr, level in self._agent.levels.items() if signal.getsignal(nr) is _on_signal}
@@ -2343,10 +2359,13 @@ class _Routes:
         return result or None
 
     def _mode(self, request: _Request, connection: _Connection) -> Figures | None:
-        mode = request.json().get("mode")
+        mode, seconds = request.json().get("mode"), request.json().get("seconds", MODE_SECONDS)
         if mode not in MODES:
             raise _Refused(400, "bad_mode", f"mode must be one of {', '.join(MODES)}")
-        agent = self._agent
+        if not isinstance(seconds, (int, float)) or not 1 <= seconds <= MOST_MODE_SECONDS:
+            raise _Refused(400, "bad_seconds", f"seconds must be a number from 1 to {MOST_MODE_SECONDS:.0f}")
+        agent, self._mode_from, self._mode_seconds = self._agent, connection, float(seconds)
+        self.mode_until = None if mode == MODES[0] else time.monotonic() + self._mode_seconds
 
         def work() -> None:
             _registry.set_mode(mode)

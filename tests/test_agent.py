@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import pythons
 import servers
-from agent_apps import App, launching
+from agent_apps import App, Client, launching
 from servers import wait_until
 
 from sidecar import __version__, agent
@@ -477,6 +477,21 @@ def test_the_mode_reaches_the_app(app):
     assert app.post("/mode", mode="panic").status == 400
 
     assert (app.do("agent.mode()"), app.do("heard"), app.get("/")["mode"]) == ("degraded", ["degraded"], "degraded")
+
+
+def test_the_mode_is_forgotten_when_nobody_stands_by_it(launch):
+    """A mode holds while whoever has told it is heard of, and for so many seconds more; then it is normal again."""
+    app = launch()
+    app.do("heard = []; agent.on_mode(heard.append)")
+    with Client(app.path()) as teller:
+        assert teller.ask("POST", "/mode", {"mode": "degraded", "seconds": 1}).status == 200
+        for _ in range(3):
+            time.sleep(0.5)
+            assert teller.ask("GET", "/memory").body["mode"] == "degraded"
+        assert teller.ask("POST", "/mode", {"mode": "degraded", "seconds": 0}).status == 400
+
+    wait_until(lambda: app.do("agent.mode()") == "normal", 30, "the mode to be forgotten")
+    assert app.do("heard") == ["degraded", "normal"]
 
 
 # What it tells

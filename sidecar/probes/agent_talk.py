@@ -13,6 +13,8 @@ from sidecar.probes.agent_figures import MOST_ROWS, Hello, Rows
 
 ANSWER_SECONDS = 25.0
 """An agent may be in the middle of a cleanup, which takes twenty seconds at most."""
+SHORTEST_MODE_SECONDS, LONGEST_MODE_SECONDS = 60.0, 7200.0
+"""How long an agent is to keep a mode when it hears nothing more."""
 READ_BYTES = 65536
 NAMED = ("cache", "model", "device")
 
@@ -37,7 +39,7 @@ class Talk:
         self._timer = timer
         self._known: dict[str, set[str]] = {label: set() for label in NAMED}
         self._wanted_mode = mode
-        self._refused_mode = ""
+        self._refused_mode = self._told_mode = ""
         self._news = asyncio.Event()
 
     async def run(self, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -77,12 +79,17 @@ class Talk:
             self._news.set()
 
     async def _tell_mode(self) -> None:
-        """Tell the mode, if the agent has another one. One that does not know it, an old one, is not asked again."""
+        """Tell the mode, if the agent has another one, or has this one from somebody else: it forgets what it was told
+        when whoever has told it is not heard of any more. An old one that does not know the mode is not asked again.
+        """
         mode = self._wanted_mode
-        if mode in ("", self.mode, self._refused_mode):
+        known = mode == self.mode and mode in (self._told_mode, "normal")
+        if known or mode in ("", self._refused_mode):
             return
+        seconds = min(LONGEST_MODE_SECONDS, SHORTEST_MODE_SECONDS + 2 * self.every_seconds)
         try:
-            await self._ask("POST", "/mode", json.dumps({"mode": mode}).encode())
+            await self._ask("POST", "/mode", json.dumps({"mode": mode, "seconds": seconds}).encode())
+            self._told_mode = mode
         except ProbeFailed as error:
             if error.reason != "status":
                 raise
