@@ -105,6 +105,7 @@ class Pipeline:
         what comes.
         """
         begun, stages = monotonic(), self._stages
+        now = round(now, 3)  # as the store keeps times: else what is read now may lie after now, and is not seen
         self._pace.begin()
         if now < self._last - LONGEST_STEP_BACK_SECONDS:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")

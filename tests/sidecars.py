@@ -44,6 +44,16 @@ class Sidecar:
         found: list[dict[str, Any]] = json.loads(self.get("/api/v1/actions"))["data"]["actions"]
         return found
 
+    def incidents(self) -> list[dict[str, Any]]:
+        """The incidents, newest first."""
+        found: list[dict[str, Any]] = json.loads(self.get("/api/v1/actions"))["data"]["incidents"]
+        return found
+
+    def said(self, message: str) -> list[dict[str, Any]]:
+        """The lines of its log with this message."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["msg"] == message]
+
     def alerts(self) -> set[tuple[str, str]]:
         """(name, state) of the alerts."""
         found = json.loads(self.get("/api/v1/alerts"))["data"]["alerts"]
@@ -124,6 +134,12 @@ def running_sidecar(tmp_path: Path, *arguments: str, file: str = "", port: int =
         yield sidecar
     finally:
         end(process)
+
+
+def told(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Tell the sidecar whose state is in `tmp_path / "state"` what to do, as a user types it."""
+    words = [sys.executable, "-P", "-m", "sidecar", *arguments, "--storage.path", str(tmp_path / "state")]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
 
 def refused(tmp_path: Path, *arguments: str, file: str = "", env: Mapping[str, str] | None = None) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from typing import Any
 from sidecar.actions import incidents as incidents_of
 from sidecar.actions.attempt import Trigger
 from sidecar.actions.dispatch import Dispatch
-from sidecar.actions.facts import SENTENCES, Decision, Gate, Reason, Subject
+from sidecar.actions.facts import SENTENCES, Decision, Gate, Reason, Subject, life_of
 from sidecar.actions.incidents import Incidents
 from sidecar.actions.ladder import cap
 from sidecar.actions.ledger import Ledger
@@ -18,7 +18,7 @@ from sidecar.actions.policy import Policy, usable
 from sidecar.actions.sent import Sent
 from sidecar.actions.verdicts import Look, Used, Verdicts, seen_nothing
 from sidecar.guard.wire import Event
-from sidecar.model import Cleanup, Labels, Metric, Sample, series
+from sidecar.model import Cleanup, Labels, Metric, Sample, Target, series
 
 log = logging.getLogger("sidecar.actions")
 
@@ -53,10 +53,10 @@ class Acting:
         news, order = self._ledger.is_news(event), self._sent.not_begun(event)
         if order:
             self._verdicts.skipped(order, event, policy.options)
-        attempt = self._ledger.take_in(event, self._verdicts.growth)
         if news and event.kind in ("gone", "changed"):
-            self.incidents.end_life(event.target, event.at, f"target_{event.kind}")
-        elif attempt and event.kind == "crossed":
+            self._end_life(event.target, event.at, f"target_{event.kind}", policy)
+        attempt = self._ledger.take_in(event, self._verdicts.growth)
+        if attempt and event.kind == "crossed":
             self._verdicts.overtaken(attempt, policy.options)
             self._ledger.kept.note(attempt.id, "", event.at, incident=self.incidents.begun(attempt))
         elif attempt and attempt.outcome:
@@ -65,6 +65,19 @@ class Acting:
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
+
+    def meet(self, targets: Iterable[Target], policy: Policy, now: float) -> None:
+        """See who is behind each target: what was asked of another process is not judged by the bytes of this one."""
+        for target in targets:
+            known = self.incidents.lives.get(target.name)
+            if known and known.identity and target.identity and known.identity != life_of(target.identity):
+                same_process = known.identity[1:] == life_of(target.identity)[1:]
+                self._end_life(target.name, now, "target_changed" if same_process else "target_gone", policy)
+
+    def _end_life(self, target: str, at: float, why: str, policy: Policy) -> None:
+        for attempt in self._ledger.end_life(target, at, why):
+            self._verdicts.ended(attempt, policy.options, at)
+        self.incidents.end_life(target, at, why)
 
     def recover(self, events: Iterable[Event], policy: Policy, now: float) -> None:
         """Take in what a guard that was killed had left to tell. What it had under way is not answered any more."""

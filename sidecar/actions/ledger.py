@@ -54,7 +54,7 @@ class Ledger:
             return None
         self._heard = event.number
         if event.kind in ("gone", "changed"):
-            self._end_of(event)
+            self.end_life(event.target, event.at, f"target_{event.kind}")
             return None
         known = self.kept.get(event.order)
         if event.kind == "crossed":
@@ -98,14 +98,16 @@ class Ledger:
             trigger=trigger_of(order.id), dry_run=order.dry_run))
         return self.close(order.id, "skipped", at, reason=reason)
 
-    def _end_of(self, event: Event) -> None:
-        """The process has ended: no more will be known of what was asked of it, and its incident is over."""
-        for attempt in self.attempts(event.target):
-            if not attempt.outcome and attempt.started_at <= event.at:
-                self.close(attempt.id, "unknown", event.at, reason=f"target_{event.kind}")
+    def end_life(self, target: str, at: float, why: str) -> list[Attempt]:
+        """The process has ended: no more will be known of what was asked of it; the attempts that end with it."""
+        closed = []
+        for attempt in self.attempts(target):
+            if not attempt.outcome and attempt.started_at <= at:
+                closed.append(self.close(attempt.id, "unknown", at, reason=why))
             elif attempt.freed_bytes is not None and attempt.rebounded is None:
-                self.kept.note(attempt.id, "rebound", event.at, rebounded=False)
-        self.rearm(event.target)
+                self.kept.note(attempt.id, "rebound", at, rebounded=False)
+        self.rearm(target)
+        return closed
 
     def close(self, attempt_id: str, outcome: Outcome, at: float, *, reason: str = "",
               verdict: Verdict | None = None, kind: str = "") -> Attempt:
