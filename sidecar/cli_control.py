@@ -125,7 +125,8 @@ def _progress(stage: str, row: Mapping[str, Any]) -> str:
 
 
 def _channel(row: Mapping[str, Any]) -> str:
-    return {"agent": "the agent", "http": "POST", "signal": "signal"}.get(str(row.get("channel")), "no channel")
+    return {"agent": "the agent", "http": "POST", "signal": "signal", "exec": "the program"}.get(
+        str(row.get("channel")), "no channel")
 
 
 def _result(row: Mapping[str, Any]) -> Iterator[str]:
@@ -134,11 +135,13 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
     if outcome == "dry_run":
         yield f"dry run: target {row.get('target')} would be asked for {row.get('cleanup')} by {_channel(row)}"
         return
-    yield f"{outcome}{f' ({reason})' if reason else ''}: {_EXPLAINED.get(outcome, 'see its log')}"
+    yield f"{outcome}{f' ({reason})' if reason else ''}: {_explained(outcome, row)}"
     for refusal in row.get("refusals") or ():
         yield f"  {refusal.get('channel')} could not be used: {refusal.get('reason')}"
     for name in ("before", "after", "freed"):
         yield f"  {name:9} {size(row.get(f'{name}_bytes'))}"
+    if row.get("kind") not in (None, "", "unknown"):
+        yield f"  {'it was':9} {row['kind']} (docs/verdicts.md)"
     told = row.get("told") or {}
     if "predicted_bytes" in told:
         yield f"  {'predicted':9} {size(told['predicted_bytes'])}"
@@ -159,6 +162,14 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
         yield "docs/agent.md how to register a cache or a callback that lets go of it."
 
 
+def _explained(outcome: str, row: Mapping[str, Any]) -> str:
+    """An outcome in words. Beside a leak memory may have been freed and be more than before all the same."""
+    before, after = row.get("before_bytes"), row.get("after_bytes")
+    if outcome in ("effective", "partial") and before is not None and after is not None and after >= before:
+        return "memory has grown less than it would have"
+    return _EXPLAINED.get(outcome, "see its log")
+
+
 _EXPLAINED: Mapping[str, str] = {
     "effective": "memory has fallen",
     "partial": "memory has fallen, but not enough to count",
@@ -167,6 +178,7 @@ _EXPLAINED: Mapping[str, str] = {
     "skipped": "the guard did not begin it",
     "undelivered": "nobody took it",
     "unknown": "nobody can say what it did",
+    "interrupted": "the sidecar was restarted, so nobody can say what it did",
 }
 
 

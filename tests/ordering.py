@@ -29,6 +29,7 @@ class Desk:
     orders: list[tuple[str, Cleanup, bool]] = field(default_factory=list)
     said: list[tuple[Any, ...]] = field(default_factory=list)
     paused: dict[str, float | None] = field(default_factory=dict)
+    row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass, and do what falls due."""
@@ -77,6 +78,6 @@ class Desk:
     def hands(self) -> Hands:
         """What the server gets."""
         return Hands(
-            self.targets, {"main": "standard", "critical": "aggressive"}, US, self.order, lambda order_id: ROW,
+            self.targets, {"main": "standard", "critical": "aggressive"}, US, self.order, lambda order_id: self.row,
             self.ask, self.pause, self.resume, self.unpark,
             lambda: self.paused, lambda target: self.now >= self.acknowledged_at, lambda: self.now, self.sleep)

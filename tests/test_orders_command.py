@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ordering import NOW, TOKEN, Desk
@@ -117,6 +118,23 @@ def test_cleanup_over_tcp_waits_and_is_followed(run: Run, token_file: Path) -> N
     assert "effective: memory has fallen" in out
     assert desk.wishes[0].asked.cleanup == "aggressive"
     assert desk.orders == []
+
+
+@pytest.mark.parametrize(("row", "lines"), [
+    ({"kind": "retention", "before_bytes": 3 << 20, "after_bytes": 1 << 20}, [
+        "effective: memory has fallen", "  it was    retention (docs/verdicts.md)"]),
+    ({"kind": "unknown", "before_bytes": 1 << 20, "after_bytes": 3 << 20}, [
+        "effective: memory has grown less than it would have"]),
+    ({"channel": "exec", "outcome": "dry_run"}, ["dry run: target", "by the program"]),
+    ({"outcome": "interrupted", "reason": "restart"}, ["interrupted (restart): the sidecar was restarted"])])
+def test_cleanup_says_what_has_become_of_it(run: Run, row: dict[str, Any], lines: Sequence[str]) -> None:
+    """What was asked, whether it helped, and what the memory was, where that is known, in words that are true."""
+    desk = Desk()
+    desk.row |= row
+    _, out, _ = run(desk, "cleanup")
+
+    assert [line for line in lines if line not in out] == []
+    assert ("it was" in out) == (row.get("kind") == "retention")
 
 
 def test_cleanup_over_tcp_that_is_not_allowed_is_a_refusal(run: Run, token_file: Path) -> None:
