@@ -1,0 +1,252 @@
+"""Nothing is forgotten: a real sidecar that is killed over and over, held against what the target itself wrote down.
+
+`AUDIT_KILLS=1000` kills more often than usual, each time at other moments.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Target, wait_until
+from servers import free_port
+from sidecars import Sidecar, config, running_sidecar
+
+from sidecar.actions.attempts import IN_VAIN
+from sidecar.actions.ladder import NEVER_DELIVERED
+from sidecar.cli_line import Way
+
+Spawn = Callable[..., Target]
+MORE = int(os.environ.get("AUDIT_KILLS") or 0)
+KILLS = MORE or 100
+PLENTY, BUDGET = 1000, 6
+COOLDOWN_SECONDS = 1.0
+CLOCKS_SECONDS = 0.01
+"""The guard rests by the monotonic clock and tells of it by the wall clock."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A target that writes down each cleanup that it carries out, and where its sidecar keeps its state.
+
+    `budget` of its cleanups may be in vain within an hour.
+    """
+
+    target: Target
+    folder: Path
+    port: int
+    budget: int = PLENTY
+
+    @property
+    def written(self) -> Path:
+        """Where the target writes them down."""
+        return self.folder / "requests"
+
+    def carried_out(self) -> list[str]:
+        """The ids of all cleanups, as the target has them."""
+        lines = self.written.read_text().splitlines() if self.written.exists() else []
+        return [str(json.loads(json.loads(line)["body"])["id"]) for line in lines]
+
+    def settings(self) -> str:
+        """A sidecar that may act every second, and is told by bytes alone what came of it."""
+        target = {"name": "rag", "match": {"pid": self.target.pid}, "cleanup": [
+            {"http": {"url": f"{self.target.url}/cleanup", "timeout": "2s"}}],
+            "memory": {"basis": "anon", "preventive": "40MiB", "main": "50MiB", "critical": "60MiB"}}
+        level = {"cooldown": f"{COOLDOWN_SECONDS:g}s", "budget": f"{self.budget}/h"}
+        return config(self.port, self.folder / "state", [target], actions={
+            "global": {"warmup": "0s", "max_per_hour": PLENTY, "min_interval": "1s"},
+            "levels": {"aggressive": level, "light": level}, "verify": {"settle": "1s", "window": "2s"},
+            "learning": {"strikes": 100}})
+
+    def order(self) -> Way:
+        """Where a person tells its sidecar what to do."""
+        return Way(self.folder / "state" / "control.sock")
+
+
+@pytest.fixture
+def admit(spawn: Spawn, tmp_path: Path) -> Callable[..., Patient]:
+    """Start a patient: `admit("ok", budget=6)`. It answers as tests/targets/leaky.py can, and never holds much."""
+
+    def admitted(answer: str = "ok", budget: int = PLENTY) -> Patient:
+        folder = tmp_path / f"patient-{time.monotonic_ns()}"
+        folder.mkdir()
+        target = spawn("leaky", "--http", "0", "--answer", answer, "--requests", str(folder / "requests"),
+                       "--limit", "200")
+        return Patient(target, folder, free_port(), budget)
+
+    return admitted
+
+
+def journal(patient: Patient) -> list[dict[str, Any]]:
+    """Every record that is journalled, as a user gets them."""
+    command = [sys.executable, "-P", "-m", "sidecar", "export", "journal", "--storage.path"]
+    done = subprocess.run([*command, str(patient.folder / "state")], capture_output=True, text=True, timeout=60,
+                          check=True)
+    return [line["record"] for line in map(json.loads, done.stdout.splitlines()) if "record" in line]
+
+
+def some_moment(chance: random.Random, patient: Patient) -> None:
+    """Wait: for any time, or for the next cleanup, of which little may be known yet."""
+    known = len(patient.carried_out()) if chance.random() < 0.5 else PLENTY
+    until = time.monotonic() + (2.0 if known < PLENTY else chance.uniform(0.0, 1.5))
+    wait_until(lambda: len(patient.carried_out()) > known or time.monotonic() > until, 20, "a moment to be over")
+
+
+def ended(pid: int) -> bool:
+    """Whether nothing of a process runs any more; somebody may still have to reap it."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def kill_guard(sidecar: Sidecar, *, all_at_once: bool = True) -> None:
+    """SIGKILL; what it has started ends with it, by itself or killed at the same moment."""
+    guard = sidecar.process.pid
+    sidecar.process.send_signal(signal.SIGSTOP)  # it starts nobody else from now on
+    children = [int(pid) for pid in Path(f"/proc/{guard}/task/{guard}/children").read_text().split()]
+    sidecar.process.kill()
+    sidecar.process.wait(10)
+    for pid in children if all_at_once else []:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in children:
+        wait_until(lambda pid=pid: ended(pid), 20, f"the end of {pid}")
+
+
+def kill_desk(sidecar: Sidecar) -> None:
+    """SIGKILL, and wait for the next one."""
+    desk = sidecar.child("desk")
+    os.kill(desk, signal.SIGKILL)
+    wait_until(lambda: sidecar.child("desk") not in (0, desk), 20, "the next desk")
+    wait_until(sidecar.ready, 20, "it to be ready")
+
+
+def known(sidecar: Sidecar) -> bool:
+    """Whether the target has been read, and the journal written."""
+    return bool(sidecar.value("rag_memory_used_bytes") and sidecar.value("rag_sidecar_journal_up"))
+
+
+def torment(patient: Patient, kills: int, chance: random.Random) -> Counter[str]:
+    """Kill guards and desks, so many in all; how many of each. The target leaks meanwhile, and is well at the end."""
+    done = Counter[str]()
+    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        wait_until(lambda: known(sidecar), 20, "the target to be known while it is well")
+        patient.target.tell("rate 60")
+        wait_until(patient.carried_out, 20, "the first cleanup")
+    while done.total() < kills:
+        with running_sidecar(patient.folder, file=patient.settings(), port=patient.port, ready=False) as sidecar:
+            for _ in range(min(chance.randrange(3), kills - done.total() - 1)):  # after a third it would look on
+                some_moment(chance, patient)
+                desk = wait_until(lambda on=sidecar: on.process.poll() is not None or on.child("desk"), 20, "a desk")
+                if sidecar.process.poll() is None:  # with a first desk that could not begin the guard ends
+                    os.kill(desk, signal.SIGKILL)
+                    done["desk"] += 1
+            some_moment(chance, patient)
+            if sidecar.process.poll() is None:
+                kill_guard(sidecar, all_at_once=chance.random() < 0.5)
+                done["guard"] += 1
+    patient.target.tell("rate 0")
+    patient.target.tell("drop")
+    finish(patient)
+    return done
+
+
+def finish(patient: Patient) -> None:
+    """A last sidecar, until nothing is open any more."""
+    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        wait_until(lambda: all(row["outcome"] != "running" for row in sidecar.actions()), 60, "the end of all attempts")
+        assert sidecar.stop() == 0
+
+
+def audited(patient: Patient) -> list[dict[str, Any]]:
+    """What is journalled of each attempt at its end, in the order in which they began, found to be without a gap."""
+    records, carried_out = journal(patient), Counter(patient.carried_out())
+    planned, final = ([each for each in records if (each["kind"], each["stage"]) == ("attempt", stage)]
+                      for stage in ("planned", "final"))
+    outcomes = {each["key"]: each["body"]["outcome"] for each in final}
+
+    assert set(carried_out.values()) == {1}
+    assert Counter(each["key"] for each in planned) == Counter(each["key"] for each in final) == Counter(list(outcomes))
+    assert carried_out.keys() <= outcomes.keys()
+    assert "" not in outcomes.values()
+    assert not {key: outcomes[key] for key in carried_out if outcomes[key] in NEVER_DELIVERED}
+    return sorted((each["body"] for each in final), key=lambda body: float(body["started_at"]))
+
+
+def test_every_cleanup_that_a_target_carried_out_is_on_record(admit: Callable[..., Patient]) -> None:
+    """However often guard and desk are killed: each cleanup has one beginning and one end, and all limits hold."""
+    patients = [admit("ok"), admit("ok"), admit("html", budget=BUDGET)]
+    chances = [random.Random(number if not MORE else None) for number in range(len(patients))]
+    shares = [KILLS * 2 // 5, KILLS * 2 // 5, KILLS - 2 * (KILLS * 2 // 5)]
+    with ThreadPoolExecutor(len(patients)) as pool:
+        kills = sum(pool.map(torment, patients, shares, chances), Counter[str]())
+    assert kills.total() == KILLS
+    assert min(kills["guard"], kills["desk"]) > KILLS // 4
+
+    for patient in patients:
+        rows = audited(patient)
+        assert len(rows) >= BUDGET
+        assert {row["trigger"] for row in rows} == {"rule"}
+        assert sum(row["outcome"] in IN_VAIN for row in rows) <= patient.budget
+        pauses = [later["started_at"] - earlier["started_at"] for earlier, later in pairwise(rows)]
+        assert min(pauses) > COOLDOWN_SECONDS - CLOCKS_SECONDS
+        incidents = {each["key"] for each in journal(patient) if each["kind"] == "incident"}
+        assert incidents == {row["incident"] for row in rows}
+        assert len(incidents) == 1
+    assert len(patients[2].carried_out()) <= BUDGET
+
+
+@pytest.mark.parametrize("kill", [kill_guard, kill_desk])
+def test_cleanup_by_hand_is_on_record_whatever_is_killed_then(
+    admit: Callable[..., Patient], kill: Callable[[Sidecar], None]
+) -> None:
+    """Guard or desk are killed when an order has been taken, or has begun: what is done of it is known."""
+    patient, begun = admit(), set()
+    for stage in ("asked", "begun"):
+        with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+            wait_until(lambda on=sidecar: known(on), 20, "the target to be known")
+            with patient.order().posted("/api/v1/cleanup?wait=1", {"level": "light"}) as answer:
+                while (told := json.loads(answer.readline()))["stage"] == "asked" != stage:
+                    pass  # it may have been delivered by the time that it is told to have begun
+                kill(sidecar)
+            begun |= {told["action"]["id"]} if stage == "begun" else set()
+        finish(patient)
+    rows = audited(patient)
+
+    assert begun <= {row["id"] for row in rows}
+    assert {row["trigger"] for row in rows} == {"manual"}
+
+
+@pytest.mark.parametrize("kill", [kill_guard, kill_desk])
+def test_pause_holds_even_if_all_is_killed_right_after_it(
+    admit: Callable[..., Patient], kill: Callable[[Sidecar], None]
+) -> None:
+    """Once `pause` has been answered nothing is done, whoever is killed then; once `resume` has been, it is."""
+    patient = admit()
+    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        wait_until(lambda: known(sidecar), 20, "the target to be known")
+        with patient.order().posted("/api/v1/pause", {}) as answer:
+            answer.read()
+        kill(sidecar)
+    patient.target.tell("grow 100")
+    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        wait_until(lambda: sidecar.value("rag_action_held", 'reason="paused"'), 20, "the pause to hold")
+        assert patient.carried_out() == []
+        with patient.order().posted("/api/v1/resume", {}) as answer:
+            answer.read()
+        kill(sidecar)
+    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        wait_until(patient.carried_out, 20, "a cleanup")
