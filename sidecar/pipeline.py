@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
+from sidecar.actions.attempts import Shown
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.facts import Subject, life_of
 from sidecar.actions.ledger import Ledger
@@ -112,11 +113,10 @@ class Pipeline:
         policy = policy_now(self._options)
         self._take_in_events(policy, now)
         targets = stages.roster.update(now)
-        self.acting.meet(targets, policy, now)
         readings = stages.sampler.read(targets, now, self._near)
         seen = self._seen(targets, readings, now)
         stages.store.append(seen)
-        self.acting.judge(policy, now)
+        self.acting.judge(policy, now, targets)
         counted = self._counted(now)
         stages.store.append(counted)
         self._mark_ends({sample.labels for samples in (seen, counted) for sample in samples}, now)
@@ -283,5 +283,5 @@ class Pipeline:
                 modes[subject.name] = ModeStatus(mode, self._used_now.get(subject.name), lines[0] if lines else None)
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
-            [attempt.as_json() for attempt in self._stages.ledger.attempts()], why["decisions"], why["incidents"],
+            Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],
             modes)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.actions.attempt import Attempt
-from sidecar.actions.attempts import KEPT_ATTEMPTS
+from sidecar.actions.attempts import KEPT_ATTEMPTS, KEPT_DETAILED, Shown
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.tally import METRICS
 from sidecar.actions.verify import Verdict
@@ -257,6 +257,32 @@ def test_ledger_keeps_the_newest_attempts_and_counts_all(book: Book) -> None:
     assert len(attempts) == KEPT_ATTEMPTS
     assert [attempts[0].id, attempts[-1].id] == [str(KEPT_ATTEMPTS + 24), "25"]
     assert book.counted() == {"refused": KEPT_ATTEMPTS + 25}
+
+
+def test_steps_are_kept_of_the_newest_attempts(book: Book) -> None:
+    """What agents told of single steps stays at hand of the newest; what was still to be journalled is whole first."""
+    steps, orders = [{"step": "gc", "objects": 3}], [str(number) for number in range(KEPT_DETAILED + 5)]
+    for order in orders:
+        book.run("delivered:agent", order=order)
+        book.tell("answered", order, channel="agent", duration_seconds=0.5, told=TOLD, steps=steps)
+    book.ledger.drain()
+
+    assert all(row["steps"] == steps for row in Shown(book.ledger.attempts())), "without an end: it is to be judged"
+
+    for order in orders:
+        book.ledger.close(order, "effective", 2000.0, verdict=VERDICT)
+    rows = book.ledger.drain()
+    shown = Shown(book.ledger.attempts())
+
+    assert [body["told"]["steps"] for _, stage, _, body in rows if stage == "final"] == [steps] * len(orders)
+    assert [bool(row["steps"]) for row in shown] == [True] * KEPT_DETAILED + [False] * 5
+    assert all(row["told"] == TOLD for row in shown)
+    assert [row["id"] for row in shown[:2]] == orders[:-3:-1]
+
+    again = Ledger()
+    again.restore(rows, 2001.0)
+
+    assert list(Shown(again.attempts())) == list(shown)
 
 
 def test_rebound_is_counted_once_it_is_noted(book: Book) -> None:

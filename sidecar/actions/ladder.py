@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple, cast
 
 from sidecar.actions.attempt import Attempt
@@ -20,7 +19,6 @@ SHORTEST_PAUSE_SECONDS = 1.0
 PAUSE_PER_DURATION = 10.0
 BUDGET_SECONDS = 3600.0
 NEVER_DELIVERED = ("undelivered", "refused", "skipped")
-IN_VAIN = ("ineffective", "partial", "unknown", "interrupted", "dry_run")
 
 
 class Choice(NamedTuple):
@@ -65,7 +63,8 @@ class Ladder:
 
     def budget(self, cleanup: Cleanup) -> int:
         """How many more attempts within the hour may turn out not to help."""
-        used = sum(in_vain(attempt, self.now) for attempt in self.past if attempt.cleanup == cleanup)
+        found = self.ledger.kept.newest_first("in_vain", self.subject.name, self.subject.dry)
+        used = sum(attempt.cleanup == cleanup and is_recent(attempt, self.now) for attempt in found)
         return self.options.budget_per_hour[cleanup] - used
 
     def free_from(self, cleanup: Cleanup) -> tuple[float, Reason]:
@@ -75,15 +74,20 @@ class Ladder:
         its answer on. What was never delivered costs no cooldown: it is tried again soon, later each time; or when
         the target has said that it wants to be asked again, whatever for.
         """
-        own = [attempt for attempt in self.past if attempt.cleanup == cleanup]
-        pending = list(takewhile(lambda attempt: attempt.outcome in NEVER_DELIVERED, own))
+        own = (attempt for attempt in self.past if attempt.cleanup == cleanup)
+        pending, last = [], None
+        for attempt in own:
+            if attempt.outcome not in NEVER_DELIVERED:
+                last = attempt
+                break
+            pending.append(attempt)
         waits = [(0.0, Reason.COOLDOWN)]
         waits += [(attempt.retry_at, Reason.BACKOFF) for attempt in self.past if attempt.retry_at is not None]
         if pending:
             pause = BACKOFF_SECONDS[min(len(pending), len(BACKOFF_SECONDS)) - 1]
             waits.append(((pending[0].ended_at or 0.0) + pause, Reason.BACKOFF))
-        if len(own) > len(pending):
-            waits.append((self._rested(own[len(pending)]), Reason.COOLDOWN))
+        if last:
+            waits.append((self._rested(last), Reason.COOLDOWN))
         return max(waits)
 
     def after_failure(self, incident_id: str, floor: int) -> float:
@@ -123,7 +127,6 @@ def cap(ripe: Sequence[Gate], options: Options) -> int:
     return max((STRENGTH[each] for each in caps), default=-1)
 
 
-def in_vain(attempt: Attempt, now: float) -> bool:
-    """Whether it counts against a budget: within the last hour, and it did not help."""
-    recent = attempt.started_at > now - BUDGET_SECONDS
-    return recent and (attempt.outcome in IN_VAIN or attempt.rebounded is True)
+def is_recent(attempt: Attempt, now: float) -> bool:
+    """Whether it counts against a budget, should it not have helped: within the last hour."""
+    return attempt.started_at > now - BUDGET_SECONDS

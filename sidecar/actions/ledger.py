@@ -33,13 +33,13 @@ class Ledger:
         self._heard = 0
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
-    def attempts(self, target: str | None = None) -> list[Attempt]:
+    def attempts(self, target: str | None = None) -> Sequence[Attempt]:
         """Newest first; of one target or of all."""
-        return self.kept.newest_first(target)
+        return self.kept.newest_first("all", target)
 
-    def open(self, target: str | None = None) -> list[Attempt]:
+    def open(self, target: str | None = None) -> Sequence[Attempt]:
         """Those whose end is not known yet."""
-        return [attempt for attempt in self.attempts(target) if not attempt.outcome]
+        return self.kept.newest_first("open", target)
 
     def is_news(self, event: Event) -> bool:
         """Whether an event has not been taken in yet; a crossing that began a known attempt is none."""

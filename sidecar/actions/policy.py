@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sidecar.actions.attempt import BY_HAND, Trigger
 from sidecar.actions.facts import Armed, Decision, Gate, Reason, Subject
 from sidecar.actions.incidents import Incidents
-from sidecar.actions.ladder import CLEANUPS, NEVER_DELIVERED, Choice, Ladder, cap, entry, in_vain, usable
+from sidecar.actions.ladder import CLEANUPS, NEVER_DELIVERED, Choice, Ladder, cap, entry, is_recent, usable
 from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import STRENGTH, Options
 from sidecar.guard.wire import Order
@@ -87,7 +87,7 @@ class _Case:
         self._now = now
         self._incident = incidents.current(subject.name)
         self._life = incidents.lives.get(subject.name)
-        self._past = [attempt for attempt in ledger.attempts(subject.name) if attempt.dry_run == subject.dry]
+        self._past = ledger.kept.newest_first("all", subject.name, subject.dry)
         self._ladder = Ladder(subject, self._options, ledger, self._past, self._life, now)
 
     def decide(self, gates: Sequence[Gate], running: int) -> Decision:
@@ -172,8 +172,8 @@ class _Case:
             return None
         for cleanup in reversed(CLEANUPS):
             every = self._options.every_seconds.get(cleanup, 0.0)
-            done = [each.started_at for each in self._past if STRENGTH[each.cleanup] >= STRENGTH[cleanup]
-                    and each.outcome not in NEVER_DELIVERED and each.started_at >= life.since]
+            done = (each.started_at for each in self._past if STRENGTH[each.cleanup] >= STRENGTH[cleanup]
+                    and each.outcome not in NEVER_DELIVERED and each.started_at >= life.since)
             if not every or self._now - max(done, default=life.since) < every:
                 continue
             choice = Choice(cleanup, usable(subject, cleanup, self._ledger))
@@ -201,9 +201,8 @@ class _Case:
 
     def _machine_budget(self) -> int:
         """How many more attempts of all targets may turn out not to help within the hour."""
-        used = sum(in_vain(attempt, self._now) for attempt in self._ledger.attempts()
-                   if attempt.dry_run == self._subject.dry)
-        return self._options.max_per_hour - used
+        found = self._ledger.kept.newest_first("in_vain", None, self._subject.dry)
+        return self._options.max_per_hour - sum(is_recent(attempt, self._now) for attempt in found)
 
     def _parked(self, strongest: int) -> Reason | None:
         """Whether its incident is parked, or has had the one attempt that it gets."""
@@ -239,7 +238,7 @@ class _Case:
 
     def _too_soon(self) -> bool:
         """Whether some target was asked a moment ago, and it did not help."""
-        latest = next((attempt for attempt in self._ledger.attempts() if attempt.outcome not in NEVER_DELIVERED
-                       and attempt.dry_run == self._subject.dry), None)
+        latest = next((attempt for attempt in self._ledger.kept.newest_first("all", None, self._subject.dry)
+                       if attempt.outcome not in NEVER_DELIVERED), None)
         return (latest is not None and latest.outcome != "effective"
                 and self._now < latest.started_at + self._options.min_interval_seconds)

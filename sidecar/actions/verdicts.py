@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from sidecar.actions.attempt import Attempt
 from sidecar.actions.cost import WINDOW_SECONDS, extra
+from sidecar.actions.facts import LifeId
 from sidecar.actions.incidents import Incidents
 from sidecar.actions.kind import Facts, Memory, kind_of
 from sidecar.actions.ladder import NEVER_DELIVERED
@@ -84,10 +85,22 @@ class Verdicts:
                 closed = self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict,
                                             kind=self._kind(attempt, verdict, now))
                 self.ended(closed, options, now)
-        for attempt in self._ledger.attempts():
-            due = attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds
-            if due and attempt.rebounded is None and attempt.outcome in ("effective", "partial"):
+        for attempt in self._ledger.kept.newest_first("unsettled"):
+            if attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds:
                 self._look_for_rebound(attempt, options, now)
+
+    def meet(self, target: str, life: LifeId, options: Options, now: float) -> None:
+        """See which process is behind a target: if it is another one than before, that one is past judging."""
+        known = self._incidents.lives.get(target)
+        if known and known.identity not in (None, life):
+            same_process = known.identity and known.identity[1:] == life[1:]
+            self.end_life(target, now, "target_changed" if same_process else "target_gone", options)
+
+    def end_life(self, target: str, at: float, why: str, options: Options) -> None:
+        """The process has ended, or has become another program: so have its attempts and its incident."""
+        for attempt in self._ledger.end_life(target, at, why):
+            self.ended(attempt, options, at)
+        self._incidents.end_life(target, at, why)
 
     def _kind(self, attempt: Attempt, verdict: Verdict, now: float) -> str:
         """What the memory was, as far as bytes, the agent's steps and earlier cleanups of this process tell."""
