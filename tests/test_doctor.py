@@ -1,6 +1,7 @@
 """The doctor: real processes of several users with several capabilities, real namespaces and cgroups."""
 
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -630,6 +631,17 @@ def test_garbage_in_proc_leads_to_an_answer(tmp_path: Path, names: set[str], con
     assert json.loads(as_json((), [found]))["targets"][0]["facts"]
     assert max(len(line) for line in text.splitlines() if "sudo" not in line) <= 80
     assert all(each.isprintable() or each == "\n" for each in text)
+
+
+def test_sidecar_that_acts_on_it_is_named() -> None:
+    """Of several sidecars beside a process one acts: the doctor says which process that is, or that there is none."""
+    with running() as pid, open(f"/proc/{pid}/environ", "rb") as claim:
+        before = look_at(pid)["by_name"]["sidecar"]["what"]
+        fcntl.flock(claim, fcntl.LOCK_EX)
+        after = look_at(pid)["by_name"]["sidecar"]["what"]
+
+    assert before == "none that can be seen has acted on it yet"
+    assert after == f"process {os.getpid()} acts on it; any other one looks on"
 
 
 def test_names_cannot_steer_the_terminal() -> None:

@@ -25,6 +25,7 @@ def facts(patient: Patient, now: float) -> Iterator[Fact]:
     yield Fact(GROUP, "user", "info", f"{it.user}, {'as we' if same else f'we are {patient.us.user}'}")
     yield Fact(GROUP, "started", "info", _started(patient, now))
     yield _namespaces(patient)
+    yield _claimed(patient)
     yield from _life(patient)
 
 
@@ -107,6 +108,21 @@ def _namespaces(patient: Patient) -> Fact:
     said = [f"{word}: {', '.join(kinds)}" for word, answer in sorts
             if (kinds := [kind for kind, shared in patient.namespaces.items() if shared is answer])]
     return Fact(GROUP, "namespaces", "info", "; ".join(said))
+
+
+def _claimed(patient: Patient) -> Fact:
+    """Which sidecar acts on it: the one that holds the lock which is its sign (guard/claim.py), see proc_locks(5)."""
+    places = set()
+    for path in (f"{patient.folder}/environ", patient.folder):
+        with suppress(OSError):
+            found = os.stat(path)
+            places.add(f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}")
+    locks: list[list[str]] = []
+    with suppress(*UNREADABLE):
+        locks = [line.split() for line in read(f"{patient.roots.proc}/locks").decode().splitlines()]
+    holders = [words[4] for words in locks if len(words) > 5 and words[1] == "FLOCK" and words[5] in places]
+    return Fact(GROUP, "sidecar", "info", f"process {printable(holders[0])} acts on it; any other one looks on"
+                if holders else "none that can be seen has acted on it yet")
 
 
 def _life(patient: Patient) -> Iterator[Fact]:
