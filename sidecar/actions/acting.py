@@ -54,7 +54,7 @@ class Acting:
         if order:
             self._verdicts.skipped(order, event, policy.options)
         if news and event.kind in ("gone", "changed"):
-            self._end_life(event.target, event.at, f"target_{event.kind}", policy)
+            self._verdicts.end_life(event.target, event.at, f"target_{event.kind}", policy.options)
         attempt = self._ledger.take_in(event, self._verdicts.growth)
         if attempt and event.kind == "crossed":
             self._verdicts.overtaken(attempt, policy.options)
@@ -65,19 +65,6 @@ class Acting:
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
                 "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
-
-    def meet(self, targets: Iterable[Target], policy: Policy, now: float) -> None:
-        """See who is behind each target: what was asked of another process is not judged by the bytes of this one."""
-        for target in targets:
-            known = self.incidents.lives.get(target.name)
-            if known and known.identity and target.identity and known.identity != life_of(target.identity):
-                same_process = known.identity[1:] == life_of(target.identity)[1:]
-                self._end_life(target.name, now, "target_changed" if same_process else "target_gone", policy)
-
-    def _end_life(self, target: str, at: float, why: str, policy: Policy) -> None:
-        for attempt in self._ledger.end_life(target, at, why):
-            self._verdicts.ended(attempt, policy.options, at)
-        self.incidents.end_life(target, at, why)
 
     def recover(self, events: Iterable[Event], policy: Policy, now: float) -> None:
         """Take in what a guard that was killed had left to tell. What it had under way is not answered any more."""
@@ -91,8 +78,14 @@ class Acting:
         """The number of the last event up to which all is known that the next desk would need: no attempt is open."""
         return max(0, min((attempt.number for attempt in self._ledger.open()), default=self._heard + 1) - 1)
 
-    def judge(self, policy: Policy, now: float) -> None:
-        """Give the verdicts that can be given now, look for memory that came back, end the pauses that are over."""
+    def judge(self, policy: Policy, now: float, targets: Iterable[Target] = ()) -> None:
+        """Give the verdicts that can be given now, look for memory that came back, end the pauses that are over.
+
+        `targets` are those of this moment: what was asked of another process is not judged by the bytes of this one.
+        """
+        for each in targets:
+            if each.identity:
+                self._verdicts.meet(each.name, life_of(each.identity), policy.options, now)
         self._verdicts.judge(policy.options, now)
         for target in self._pauses.over(now):
             log.info("resumed", extra={"target": target, "reason": "its pause is over"})
