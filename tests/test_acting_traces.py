@@ -191,6 +191,19 @@ def test_memory_that_comes_back_is_a_strike_also_when_it_is_cleaned_up_again(mak
     assert comes_back(make(), 1.05).rebounded is True
 
 
+def test_burst_that_takes_a_stronger_cleanup_is_no_strike(make: Make) -> None:
+    """A crowd that comes after a cleanup which helped teaches nothing of it: main is acted on again each time."""
+    world = make()
+    for _ in range(5):
+        world.program.used = LINES["main"] * 1.05
+        world.wait(20.0)
+        world.program.used = LINES["critical"] * 1.05
+        world.wait(100.0)
+
+    assert [cleanup for cleanup, _ in outcomes(world)] == 5 * ["standard", "aggressive"]
+    assert {attempt.rebounded for attempt in world.attempts()} == {False}
+
+
 def test_target_that_is_busy_is_asked_again_when_it_said(make: Make) -> None:
     """An answer "not now, in 40 s" is honoured, and costs neither budget nor cooldown."""
     world = make()

@@ -12,7 +12,7 @@ from sidecar.actions.incidents import Incidents
 from sidecar.actions.kind import Facts, Memory, kind_of
 from sidecar.actions.ladder import NEVER_DELIVERED
 from sidecar.actions.ledger import Ledger
-from sidecar.actions.options import Options
+from sidecar.actions.options import STRENGTH, Options
 from sidecar.actions.sent import LATE_SECONDS
 from sidecar.actions.verify import (
     SHORTEST_HISTORY_SECONDS,
@@ -162,11 +162,18 @@ class Verdicts:
             "freed_bytes": _whole(attempt.freed_bytes), "id": attempt.id})
 
     def overtaken(self, attempt: Attempt, options: Options) -> None:
-        """A cleanup begins: what has come back by now of those before it is seen now or never."""
+        """A cleanup begins: what has come back by now of those before it is seen now or never.
+
+        Where it is a stronger one nothing is learnt of them: memory went on to another line, as in a burst.
+        """
+        at = attempt.started_at
         for each in self._ledger.attempts(attempt.target):
-            if each.id != attempt.id and each.rebounded is None and each.outcome in ("effective", "partial"):
-                self._look_for_rebound(each, options, attempt.started_at,
-                                       [(attempt.started_at, attempt.before_bytes)])
+            if each.id == attempt.id or each.rebounded is not None or each.outcome not in ("effective", "partial"):
+                continue
+            if STRENGTH[attempt.cleanup] > STRENGTH[each.cleanup]:
+                self._ledger.note_rebound(each.id, False, at)
+            else:
+                self._look_for_rebound(each, options, at, [(at, attempt.before_bytes)])
 
     def _look_for_rebound(self, attempt: Attempt, options: Options, now: float,
                           readings: Sequence[Reading] = ()) -> None:

@@ -48,8 +48,8 @@ def events(before: State | None, after: State) -> Iterator[Event]:
         if attempt.outcome != "running" and (past is None or past.outcome == "running"):
             yield _verdict(attempt)
         if attempt.rebounded and not (past and past.rebounded):
-            yield Event("bad", "came back", f"What the {attempt.cleanup} cleanup freed was in use again a minute "
-                        "later, beyond what it grew before.")
+            yield Event("bad", "came back", f"What the {attempt.cleanup} cleanup freed was in use again within a "
+                        "minute, beyond what it grew before.")
 
 
 def status(state: State, now: float) -> str:
