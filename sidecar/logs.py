@@ -15,12 +15,12 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class Logfmt(logging.Formatter):
-    """`time level "sentence" key=value …`, for people."""
+    """`time level "sentence" key=value …`, for people; what is empty is left out."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, and below it the traceback where there is one."""
         stamp = self.formatTime(record, "%H:%M:%S")
-        pairs = "".join(f" {key}={_quoted(value)}" for key, value in fields(record).items())
+        pairs = "".join(f" {key}={_quoted(value)}" for key, value in fields(record).items() if value not in ("", None))
         line = f"{stamp} {record.levelname.lower():7} {record.getMessage()}{pairs}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

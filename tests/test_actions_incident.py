@@ -216,6 +216,10 @@ def test_nothing_helps_so_it_parks_and_stays_quiet(caplog: pytest.LogCaptureFixt
     assert world.cleanups() == tried
     assert world.reasons[-1] is Reason.PARKED
     assert [record.message for record in caplog.records].count("parked") == 1
+    told = {vars(record)["reason"] for record in caplog.records if record.message == "decision"}
+    assert told.isdisjoint({Reason.LEARNED, Reason.BUDGET, Reason.PARKED})
+    assert world.acting.explain()["decisions"][0]["message"] == (
+        f"{SENTENCES[Reason.LEARNED]} {SENTENCES[Reason.PARKED]}")
     assert world.incidents()[0]["message"] == SENTENCES[Reason.LEARNED]
 
 

@@ -38,12 +38,13 @@ def said(style: str, message: str = "cleanup ended", level: str = "info", **extr
 
 
 def test_line_for_people() -> None:
-    """Time, level, a sentence, and what belongs to it."""
-    line = said("logfmt", target="rag", freed_bytes=1024, ratio=0.123456789, alert="Rag Memory", none=None)
+    """Time, level, a sentence, and what belongs to it; what is empty takes no room, a zero is not empty."""
+    line = said("logfmt", target="rag", freed_bytes=1024, ratio=0.123456789, alert="Rag Memory", none=None, left="",
+                drops=0)
     time, _, rest = line.partition(" ")
 
     assert len(time.split(":")) == 3
-    assert rest == 'info    cleanup ended target=rag freed_bytes=1024 ratio=0.123457 alert="Rag Memory" none=None'
+    assert rest == 'info    cleanup ended target=rag freed_bytes=1024 ratio=0.123457 alert="Rag Memory" drops=0'
 
 
 def test_line_for_machines() -> None:
@@ -67,7 +68,7 @@ def test_field_cannot_pass_for_what_every_line_has() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(max_size=50))
+@given(st.text(min_size=1, max_size=50))
 def test_value_cannot_break_out_of_its_line(value: str) -> None:
     """What a target or a server has sent ends neither the line nor its own field, and moves no cursor."""
     line, entry = said("logfmt", body=value, after=1), json.loads(said("json", body=value))

@@ -3,12 +3,14 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from sidecar.actions import incidents as incidents_of
 from sidecar.actions.attempt import Trigger
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.facts import SENTENCES, Decision, Gate, Reason, Subject, life_of
+from sidecar.actions.incident import Incident
 from sidecar.actions.incidents import Incidents
 from sidecar.actions.ladder import cap
 from sidecar.actions.ledger import Ledger
@@ -21,6 +23,9 @@ from sidecar.guard.wire import Event
 from sidecar.model import Cleanup, Labels, Metric, Sample, Target, series
 
 log = logging.getLogger("sidecar.actions")
+
+PARKING = (Reason.BASELINE, Reason.LEARNED, Reason.BUDGET)
+"""Nothing is left to try: whenever this is so the incident is parked."""
 
 HELD = Metric("rag_action_held", "gauge", "1 for the reason why nothing is done about an open gate now.")
 OPEN, PARKED = incidents_of.METRICS
@@ -64,7 +69,8 @@ class Acting:
         elif attempt and event.kind == "delivered":
             log.info("cleanup delivered", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
-                "used_bytes": int(attempt.before_bytes), "delivery_ms": (attempt.delivery_seconds or 0.0) * 1000})
+                "used_bytes": int(attempt.before_bytes),
+                "delivery_ms": round((attempt.delivery_seconds or 0.0) * 1000, 3)})
 
     def recover(self, events: Iterable[Event], policy: Policy, now: float) -> None:
         """Take in what a guard that was killed had left to tell. What it had under way is not answered any more."""
@@ -138,7 +144,8 @@ class Acting:
         for name in _named(target, self._names):
             self._pauses.begin(name, until, now)
             self._dispatch.stand(name, [], now)
-            log.info("paused", extra={"target": name, "until": until})
+            log.info("paused", extra={"target": name, "until": "further notice" if until is None else
+                                      datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds")})
 
     def resume(self, target: str | None, now: float) -> None:
         """Act on a target again, or (None) on all."""
@@ -169,9 +176,17 @@ class Acting:
 
     def explain(self) -> dict[str, list[dict[str, Any]]]:
         """The decisions of the last tick and the incidents, as plain JSON, each with a sentence for people."""
-        decisions = [{"target": target, "reason": reason.value, "cleanup": cleanup, "message": SENTENCES[reason],
-                      "paused_until": self.paused.get(target)} for target, reason, cleanup, _ in self.decisions]
+        decisions = [{"target": target, "reason": reason.value, "cleanup": cleanup,
+                      "message": _sentence(reason, self.incidents.current(target)),
+                      "paused_until": self.paused.get(target)}
+                     for target, reason, cleanup, _ in self.decisions]
         return {"decisions": decisions, "incidents": self.incidents.kept.as_json()}
+
+
+def _sentence(reason: Reason, incident: Incident | None) -> str:
+    """A reason for people; of what is parked also why it is."""
+    parked = incident.parked if incident and reason is Reason.PARKED else ""
+    return f"{SENTENCES[Reason(parked)]} {SENTENCES[reason]}" if parked else SENTENCES[reason]
 
 
 def _named(target: str | None, names: Sequence[str]) -> Sequence[str]:
@@ -193,9 +208,12 @@ def _park(incidents: Incidents, ledger: Ledger, subject: Subject, decision: Deci
 
 
 def _say(decision: Decision, said: dict[str, tuple[Reason, str]]) -> None:
-    """One line when the reason changes, none while it stays."""
-    saying = (decision.reason, decision.cleanup)
-    if said.get(decision.target, (Reason.BELOW, "")) != saying:
-        said[decision.target] = saying
+    """One line when the reason changes, none while it stays, nor where the line `parked` has told it."""
+    saying, before = (decision.reason, decision.cleanup), said.get(decision.target)
+    if (before or (Reason.BELOW, "")) == saying:
+        return
+    said[decision.target] = saying
+    told = before is not None and before[0] in (*PARKING, Reason.PARKED)
+    if decision.reason not in PARKING and not (decision.reason is Reason.PARKED and told):
         log.info("decision", extra={"target": decision.target, "reason": decision.reason.value,
                                     "cleanup": decision.cleanup})
