@@ -161,6 +161,21 @@ def test_effective_cleanups_are_not_rationed(make: Make) -> None:
     assert max(asked.used_bytes or 0.0 for asked in world.asked) < LINES["critical"]
 
 
+@pytest.mark.parametrize("pace", [31, 43, 61])
+def test_leak_that_has_only_just_begun_is_cleaned_up_for_as_long_as_that_helps(make: Make, pace: int) -> None:
+    """Nobody knew of it before the first cleanup, and it fills what was freed within seconds: no reason to give up."""
+    world = make()
+    world.program.shares |= {"standard": 0.3, "aggressive": 0.3}
+    world.wait(100.0)
+    world.program.growth = pace * MIB
+    world.wait(600.0)
+
+    strongest = [attempt for attempt in world.attempts() if attempt.cleanup != "light"]
+    assert len(strongest) > 20
+    assert not any(attempt.rebounded for attempt in strongest)
+    assert max(asked.used_bytes or 0.0 for asked in world.asked) < LINES["critical"] * 1.1
+
+
 def comes_back(world: World, ratio: float) -> Attempt:
     """The standard cleanup of a target whose memory is back 20 s later, at this share of the main line."""
     world.program.shares["light"] = 0.0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.actions.options import Verification
-from sidecar.actions.verify import Judged, Reading, Verdict, growth, judge, rebounded
+from sidecar.actions.verify import Judged, Reading, Verdict, growth, judge, kept_up, rebounded
 from tests.properties import examples
 
 MIB = 1 << 20
@@ -419,6 +419,21 @@ def test_rebound_is_what_comes_back_beyond_the_growth_before(pace: float, used: 
     attempt = asked(growth=pace * MIB)
 
     assert rebounded(attempt, 300.0 * MIB, (1064.0, used * MIB)) is back
+
+
+@pytest.mark.parametrize(("before", "after", "pace"), [
+    ([10, 30, 50], [20, 40, 60], 20),
+    ([10] * 9 + [50], [20, 40, 60], 0),  # a burst: the usual pace before it is none
+    ([10, 30, 50], [20, 90, 90, 90, 90], 0),  # it jumps back and stays there
+    ([10, 30, 50], [20, 25, 30], 5),
+    ([10, 30, 50], [60, 40, 20], 0),
+    ([50], [20, 40], 0), ([10, 30], [20], 0), ([], [], 0),
+])
+def test_pace_that_is_kept_up_was_there_before_and_ever_since(
+    before: list[float], after: list[float], pace: float
+) -> None:
+    """A leak of some seconds goes on as if nothing had happened; what comes back at once does not."""
+    assert kept_up(list(enumerate(before)), list(enumerate(after))) == pace
 
 
 def test_noise_is_no_rebound() -> None:

@@ -21,6 +21,7 @@ from sidecar.actions.verify import (
     Verdict,
     growth,
     judge,
+    kept_up,
     rebounded,
 )
 from sidecar.guard.wire import Event, Order
@@ -31,6 +32,7 @@ RESIDENT, MEMORY = "rag_process_resident_memory_bytes", "rag_process_memory_byte
 FAULTS, RELEASABLE = "rag_process_page_faults_total", "rag_malloc_releasable_bytes"
 GROWTH_WINDOW_SECONDS = 60.0
 UNANSWERED_SECONDS = 90.0
+INSTANT_SECONDS = 0.001
 
 Used = Callable[[str, float, float], list[Reading]]
 """`used(target, start, end)`: readings of used bytes in (start, end], in ascending time."""
@@ -136,7 +138,10 @@ class Verdicts:
         """From when on used bytes tell of a cleanup asked for at `at`: a minute before, or the end of the last one."""
         before = self._before(target, at)
         start = at - GROWTH_WINDOW_SECONDS
-        return max(start, before.ended_at or before.started_at) if before else start
+        if before is None:
+            return start
+        ended = before.ended_at if before.ended_at is not None and before.ended_at <= at else before.started_at
+        return max(start, ended)
 
     def _before(self, target: str, at: float) -> Attempt | None:
         """The last cleanup before `at` that may have moved used bytes."""
@@ -179,8 +184,12 @@ class Verdicts:
                           readings: Sequence[Reading] = ()) -> None:
         readings = readings or self._used(attempt.target, now - LATE_SECONDS, now)
         freed = attempt.freed_bytes
-        back = bool(readings) and freed is not None and rebounded(_judged(attempt), freed, readings[-1])
-        begun = attempt.started_at
+        begun, known = attempt.started_at, _judged(attempt)
+        since = max(self._since(attempt.target, begun), begun - SHORTEST_HISTORY_SECONDS)
+        pace = kept_up(self._used(attempt.target, since - INSTANT_SECONDS, begun),
+                       self._used(attempt.target, (attempt.ended_at or begun) - INSTANT_SECONDS, now))
+        known = known._replace(growth=max(known.growth, pace))
+        back = bool(readings) and freed is not None and rebounded(known, freed, readings[-1])
         faults = extra(self._look(attempt.target, FAULTS, begun - WINDOW_SECONDS, begun + WINDOW_SECONDS), begun)
         self._incidents.rebounded(self._ledger.note_rebound(attempt.id, back, now, faults=faults), options, now)
         if back:

@@ -67,21 +67,35 @@ def noise(before_bytes: float) -> float:
 def growth(readings: Sequence[Reading]) -> float:
     """How fast used bytes grow, in bytes per second: never negative, and 0 where it is not certain that they still do.
 
-    Measured from floor to floor: the lowest readings of the first, second and last third, of the two paces the lesser.
-    So neither a cache that fills and empties is growth, nor a burst. The last seconds must confirm it: what has slowed
-    down counts with the pace it has now.
+    Measured from floor to floor, so neither a cache that fills and empties is growth, nor a burst. The last seconds
+    must confirm it: what has slowed down counts with the pace it has now.
     """
     points = readings[-MOST_POINTS:]
     if len(points) < 2 or points[-1][0] - points[0][0] < SHORTEST_HISTORY_SECONDS:
+        return 0.0
+    pace = _steady_pace(points)
+    now = _slope([point for point in points if point[0] >= points[-1][0] - SHORTEST_HISTORY_SECONDS])
+    return max(0.0, pace if now >= CONFIRMED * pace else now)
+
+
+def kept_up(before: Sequence[Reading], after: Sequence[Reading]) -> float:
+    """The pace at which memory grew right before a cleanup and has grown ever since it, in bytes per second.
+
+    So a leak shows that had only just begun. What jumps up and stays there has none.
+    """
+    return max(0.0, min(_slope(before), _steady_pace(after)))
+
+
+def _steady_pace(points: Sequence[Reading]) -> float:
+    """From floor to floor: the lowest readings of the first, second and last third, of the two paces the lesser."""
+    if len(points) < 2:
         return 0.0
     begun, ended = points[0][0], points[-1][0]
     floors: dict[int, Reading] = {}
     for point in points:
         third = min(2, int(3 * (point[0] - begun) / (ended - begun)))
         floors[third] = min(floors.get(third, point), point, key=lambda reading: reading[1])
-    pace = min((b - a) / (t - s) for (s, a), (t, b) in pairwise(floors.values()))
-    now = _slope([point for point in points if point[0] >= ended - SHORTEST_HISTORY_SECONDS])
-    return max(0.0, pace if now >= CONFIRMED * pace else now)
+    return min((b - a) / (t - s) for (s, a), (t, b) in pairwise(floors.values()))
 
 
 def _slope(points: Sequence[Reading]) -> float:
