@@ -36,7 +36,8 @@ examples:
   rag-sidecar unpark --target rag
 
 A target is parked when nothing that may be done to it is left to try: then
-nothing more is done until the incident ends, or until this.
+nothing more is done until the incident ends, or until this. What was learnt is
+forgotten; budgets are kept, so where one is spent it is parked again at once.
 Exit codes: 0 done, also where nothing was parked, 4 refused, 1 failure.
 """
 
