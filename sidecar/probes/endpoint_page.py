@@ -8,8 +8,6 @@ import re
 from collections import Counter
 from math import nan
 
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
-from prometheus_client.parser import text_string_to_metric_families as plain
 from prometheus_client.samples import Sample
 
 from sidecar.errors import ProbeFailed
@@ -48,9 +46,12 @@ def figures(text: str, content_type: str, endpoint: Endpoint, metric: str) -> Fi
 
 
 def _samples(text: str, content_type: str) -> list[Sample]:
-    parse = openmetrics if content_type == OPENMETRICS else plain
+    if content_type == OPENMETRICS:  # each loaded when there is such a page
+        from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+    else:
+        from prometheus_client.parser import text_string_to_metric_families as parse
     try:
-        return [sample for family in parse(text) for sample in family.samples]
+        return [sample for family in parse(text) for sample in family.samples]  # type: ignore[no-untyped-call]
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ProbeFailed("parse", f"not a page of samples: {str(error)[:MOST_CHARACTERS]}") from None
 

@@ -19,18 +19,19 @@ def format_float(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     text = repr(value)
-    if "e" in text:
-        from decimal import Decimal  # 0.2 MiB for numbers that are seldom met
-
-        text = format(Decimal(text), "f")
-    return text.removesuffix(".0")
+    mantissa, _, exponent = text.partition("e")
+    if not exponent:
+        return text.removesuffix(".0")
+    digits, point = mantissa.lstrip("-").replace(".", ""), 1 + int(exponent)
+    sign = "-" if value < 0 else ""
+    return sign + (f"0.{'0' * -point}{digits}" if point <= 0 else digits.ljust(point, "0"))
 
 
 def format_general(value: float) -> str:
     """The shortest digits that read back as `value`, with an exponent below -4 and from 6 on: Go's %g."""
     if not math.isfinite(value) or value == 0:
         return format_float(value)
-    from decimal import Decimal
+    from decimal import Decimal  # 0.3 MiB, for warnings that are seldom met
 
     exact = Decimal(repr(value)).normalize()
     if -4 <= exact.adjusted() < 6:
