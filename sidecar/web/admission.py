@@ -81,9 +81,14 @@ def cross_site(request: web.Request) -> bool:
 
 @web.middleware
 async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Unknown paths and methods are answered as Prometheus answers them: Grafana looks for the words."""
+    """Unknown paths and methods are answered as Prometheus answers them: Grafana looks for the words.
+
+    Who has hung up in the middle of an answer is no error of ours, and is not told anything more.
+    """
     try:
         return await handler(request)
+    except ConnectionResetError:
+        return web.Response(status=400)
     except web.HTTPNotFound:
         return web.Response(status=404, text="404 page not found\n")
     except web.HTTPMethodNotAllowed as error:
