@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sidecar.actions.attempt import Attempt
+from sidecar.actions.incident import Incident
 from sidecar.pipeline_families import METRICS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +126,14 @@ def flags(parser: argparse.ArgumentParser) -> set[str]:
         elif action.help != argparse.SUPPRESS:
             found |= {option for option in action.option_strings if option.startswith("--")}
     return found - {"--help"}
+
+
+def test_every_member_of_what_was_done_is_documented():
+    """docs/api.md names whatever `GET /api/v1/actions` says of a cleanup and of an incident."""
+    rows = (Attempt("a", "rag", "light", {}, None, 0.0, 0.0, 0.0).as_json(), Incident("i", "rag", 0.0).as_json())
+    named = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "api.md").read_text()))
+
+    assert {member for row in rows for member in row} <= named
 
 
 def test_every_flag_is_documented():
