@@ -1,13 +1,14 @@
 """What will be used and who said so: the answer of `rag-sidecar check config`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
 from sidecar.actions.options import Options
 from sidecar.config_settings import AgentSection, EndpointSection, Settings, Target
-from sidecar.config_values import duration_text, size_text, without_credentials
+from sidecar.config_values import duration_text, size_text
 from sidecar.config_yaml import key_of
+from sidecar.notify.options import Alertmanager
 from sidecar.thresholds import (
     CRITICAL_OF_LIMIT,
     CRITICAL_OF_MAIN,
@@ -58,13 +59,21 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
         for target in settings.targets)
     yield from _acting(settings.actions)
     yield "actions.allow_exec", _listed(settings.allow_exec)
-    yield "alertmanagers", _listed(map(without_credentials, settings.alertmanagers))
+    yield from _alertmanagers(settings.alertmanagers)
     yield "web.listen", str(settings.web.listen)
     yield "web.hosts", _listed(settings.web.hosts)
     yield "web.token_file", str(settings.web.token_file or "none")
     yield "storage.path", str(settings.storage)
     yield "log.level", settings.log.level
     yield "log.format", settings.log.format
+
+
+def _alertmanagers(alertmanagers: Sequence[Alertmanager]) -> Iterator[tuple[str, str]]:
+    """Each on its own where more is said of one than where it is."""
+    if any(str(each) != each.shown for each in alertmanagers):
+        yield from ((f"alertmanagers[{index}]", str(each)) for index, each in enumerate(alertmanagers))
+    else:
+        yield "alertmanagers", _listed(map(str, alertmanagers))
 
 
 def _target(target: Target, where: str) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from sidecar.actions.options import STRENGTH
+from sidecar.config_alertmanagers import insecure, unusable
 from sidecar.config_channels import ExecChannel
 from sidecar.config_overrides import wrong_period
 from sidecar.config_settings import Acting, Document, Settings, Target
@@ -38,9 +39,7 @@ def mistakes(document: Document) -> Iterator[tuple[str, str]]:
     for index, host in enumerate(document.web.hosts):
         if isinstance(host, str) and not HOST_NAME.fullmatch(host):
             yield f"web.hosts[{index}]", f"{host!r} is not a host name (without a port)"
-    for index, url in enumerate(document.alertmanagers):
-        if isinstance(url, str) and url in document.alertmanagers[:index]:
-            yield f"alertmanagers[{index}]", "this one is named already"
+    yield from unusable(document.alertmanagers)
     yield from _acting_mistakes(document.actions)
 
 
@@ -75,6 +74,7 @@ def warnings(targets: Sequence[Target], settings: Settings, from_environment: bo
             if not target.cleanup:
                 yield (f"mode is {mode}, but target {target.name} has no cleanup channel: nothing can be asked of it "
                        "unless there is an agent in its process")
+    yield from insecure(settings.alertmanagers)
     for program in settings.allow_exec:
         if not (os.path.isfile(program) and os.access(program, os.X_OK)):
             yield f"{program} of actions.allow_exec is not there, or may not be run by this user"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from sidecar.actions.options import Mode
+from sidecar.config_alertmanagers import AlertmanagerSection
 from sidecar.config_settings import LogFormat, LogLevel
 from sidecar.config_values import (
     address,
-    base_url,
     choice,
     count,
     http_url,
@@ -87,7 +87,7 @@ FLAGS: Mapping[str, Flag] = {
     "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
     "mode": Flag("--mode", "actions.mode", _one_of(Mode)),
     "alertmanagers": Flag("--alertmanager.url", "alertmanagers",
-                          lambda texts: tuple(dict.fromkeys(map(base_url, texts)))),
+                          lambda texts: tuple(dict.fromkeys(map(AlertmanagerSection.short, texts)))),
     "features": Flag("--enable-feature", "features", read_features),
     "log_level": Flag("--log.level", "log.level", _one_of(LogLevel)),
     "log_format": Flag("--log.format", "log.format", _one_of(LogFormat)),

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
+from sidecar.config_alertmanagers import AlertmanagerSection
 from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
-from sidecar.config_values import UNITS, Address, BaseUrl, Factor, HttpUrl, PerHour, Program, TargetName
+from sidecar.config_values import UNITS, Address, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
+from sidecar.notify.options import Alertmanager
 from sidecar.probes.endpoint_figures import MOST_CHARACTERS, OTHER, STATES, Endpoint, Selector
 from sidecar.promql.features import Feature
 from sidecar.thresholds import Wanted
@@ -255,7 +257,7 @@ class Document:
     job: str = "rag-sidecar"
     instance: str | None = None
     actions: Acting = Acting()
-    alertmanagers: tuple[BaseUrl, ...] = ()
+    alertmanagers: tuple[AlertmanagerSection, ...] = ()
     web: WebSection = WebSection()
     storage: Storage = Storage()
 
@@ -277,7 +279,7 @@ class Settings:
     instance: str
     actions: Options
     allow_exec: tuple[Program, ...]
-    alertmanagers: tuple[BaseUrl, ...]
+    alertmanagers: tuple[Alertmanager, ...]
     web: Web
     storage: Path
     log: Log

@@ -27,7 +27,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"web", "doctor", "explain", "attach"},
     {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
-    {"model", "errors", "clock", "logs"},
+    {"model", "errors", "clock", "logs", "secretfile"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines
     {"tuples"},
 ]
@@ -48,7 +48,7 @@ FENCES = {  # third-party package -> the only modules that import it
     "promql_parser": ["sidecar.promql.parse"],
     "prometheus_client": ["sidecar.web.metrics", "sidecar.probes.endpoint_page"],
     "yaml": ["sidecar.config", "sidecar.config_*", "sidecar.rules.load", "sidecar.rules.testing"],
-    "aiohttp": ["sidecar.app", "sidecar.notify.alertmanager", "sidecar.probes.endpoint", "sidecar.web.*"],
+    "aiohttp": ["sidecar.app", "sidecar.notify.posting", "sidecar.probes.endpoint", "sidecar.web.*"],
 }
 
 CLOCK = {

@@ -74,6 +74,23 @@ def test_bad_files_name_every_mistake(case: Path, monkeypatch: pytest.MonkeyPatc
     assert (found + "\n").replace(str(CASES), "HERE") == case.with_suffix(".txt").read_text(encoding="utf-8")
 
 
+def test_secrets_and_certificates_of_alertmanagers_are_checked_and_not_shown(tmp_path: Path) -> None:
+    """A file that others can read is a mistake where its key stands; a good one is named, never its content."""
+    password = tmp_path / "password"
+    password.write_text("s3cret, with blanks and üml\n")
+    file = written(tmp_path, ONE + "alertmanagers:\n  - url: https://h\n    basic_auth:\n"
+                                   "      {username: ann, password_file: password}\n")
+    password.chmod(0o644)
+    found = told(file, ENV, Overrides())
+    assert found.startswith(f"{file}:")
+    assert "alertmanagers[0].basic_auth.password_file: " in found
+    assert "chmod 600" in found
+    password.chmod(0o600)
+    shown = describe(load(file, ENV, Overrides()))
+    assert f"https://h (user ann, password from {password})" in shown
+    assert "s3cret" not in shown + repr(load(file, ENV, Overrides()))
+
+
 def test_a_pid_is_enough() -> None:
     """With only --pid everything has a default."""
     settings = load(None, ENV, Overrides(pid=1234))
@@ -135,7 +152,7 @@ def test_the_command_line_beats_the_environment_beats_the_file(tmp_path: Path) -
         alertmanagers=["http://line:9093"], log_level="debug", log_format="json",
         features=["promql-delayed-name-removal,promql-experimental-functions", "promql-delayed-name-removal"]))
     assert lines(settings) == (440, 550, 1024)
-    assert settings.alertmanagers == ("http://line:9093",)
+    assert [each.url for each in settings.alertmanagers] == ["http://line:9093"]
     assert settings.features == ("promql-delayed-name-removal", "promql-experimental-functions")
     assert (settings.actions.mode, settings.log.level, settings.log.format) == ("dry_run", "debug", "json")
     told_by = settings.origins

@@ -6,20 +6,19 @@ import logging
 import re
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from servers import AlertRecorder, free_port, running_alertmanager, running_prometheus, wait_until
 
 from sidecar.errors import SidecarError
 from sidecar.model import Alert, Labels, Sample
-from sidecar.notify import METRICS, Notifier
-from sidecar.notify.alertmanager import without_credentials
+from sidecar.notify.alertmanager import METRICS, Notifier
+from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import annotations, generator_url, payload, rfc3339
 from sidecar.notify.queue import Message
 from sidecar.web.server import serving
@@ -69,20 +68,18 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     await asyncio.to_thread(wait_until, condition, 20.0, what)
 
 
-def notify(urls: list[str], steps: Callable[[Notifier], Awaitable[None]], **options: Any) -> list[Sample]:
+def notify(
+    told: Sequence[str | Alertmanager], steps: Callable[[Notifier], Awaitable[None]], **options: Any
+) -> list[Sample]:
     """Run `steps` with a notifier. Returns its series afterwards."""
+    alertmanagers = [Alertmanager(each) if isinstance(each, str) else each for each in told]
 
     async def run() -> list[Sample]:
-        async with Notifier(urls, external_url=EXTERNAL, **options) as notifier:
+        async with Notifier(alertmanagers, external_url=EXTERNAL, **options) as notifier:
             await steps(notifier)
             return notifier.samples(time.time())
 
     return asyncio.run(run())
-
-
-def impatient() -> aiohttp.ClientSession:
-    """A session that gives an Alertmanager a quarter of a second."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.25))
 
 
 def test_payload_is_that_of_prometheus() -> None:
@@ -201,7 +198,7 @@ def test_alertmanager_that_hangs_is_tried_again() -> None:
             recorder.hang = False
             assert await notifier.drain(time.time() + 20) == 0
 
-        samples = notify([recorder.url], steps, session=impatient)
+        samples = notify([Alertmanager(recorder.url, timeout_seconds=0.25)], steps)
     assert (sent(samples, "sent"), sent(samples, "failed") >= 1) == (1, True)
 
 
@@ -306,7 +303,10 @@ def test_redirects_are_not_followed() -> None:
         async def run() -> None:
             app = web.Application()
             app.add_routes([web.post("/api/v2/alerts", point_away)])
-            async with serving(app, ["127.0.0.1:0"]) as (url,), Notifier([url], external_url=EXTERNAL) as notifier:
+            async with (
+                serving(app, ["127.0.0.1:0"]) as (url,),
+                Notifier([Alertmanager(url)], external_url=EXTERNAL) as notifier,
+            ):
                 notifier.offer([alert()], time.time())
                 await until(lambda: asked, "the post")
                 assert await notifier.drain(time.time() + 0.2) == 1
@@ -355,7 +355,7 @@ def test_same_alertmanager_twice_is_one() -> None:
 def test_unusable_urls_are_refused(url: str) -> None:
     """A URL that cannot work is an error at the start, which says how to write it."""
     with pytest.raises(SidecarError) as caught:
-        Notifier([url], external_url=EXTERNAL)
+        Notifier([Alertmanager(url)], external_url=EXTERNAL)
     assert "http://host:port" in caught.value.help
     with pytest.raises(SidecarError):
         Notifier([], external_url=url)

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from servers import promtool, running_prometheus, wait_until
 
 from sidecar.model import METRIC_NAME, STALE, Labels, Metric, Sample
-from sidecar.notify import METRICS, Notifier
+from sidecar.notify.alertmanager import METRICS, Notifier
+from sidecar.notify.options import Alertmanager
 from sidecar.web.metrics import VARIANTS
 from sidecar.web.server import build, serving
 from sidecar.web.view import Family, Snapshot, View
@@ -128,7 +129,7 @@ def test_promtool_finds_nothing_to_say() -> None:
     """promtool accepts the exposition without a remark, the notifier's and the process's own metrics included."""
 
     async def notifications() -> list[Sample]:
-        async with Notifier(["http://127.0.0.1:9093"], external_url="http://h") as notifier:
+        async with Notifier([Alertmanager("http://127.0.0.1:9093")], external_url="http://h") as notifier:
             return notifier.samples(0.0)
 
     samples = asyncio.run(notifications())

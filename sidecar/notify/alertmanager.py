@@ -4,29 +4,25 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-import aiohttp
-
-from sidecar import __version__, clock
+from sidecar import clock
 from sidecar.errors import SidecarError
 from sidecar.model import METRIC_NAME, Alert, Labels, Metric, Sample
+from sidecar.notify.access import Access
+from sidecar.notify.names import addresses, is_resolved
+from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import payload
+from sidecar.notify.posting import PATH, Answer, Post, Session, new_session
 from sidecar.notify.queue import Batch, Outbox
 
 log = logging.getLogger(__name__)
 
-PATH = "/api/v2/alerts"
-JSON = {"Content-Type": "application/json"}
-TIMEOUT_SECONDS = 10.0
-ANSWER_BYTES = 2048
-"""How much of an error's body is read, for the log; the rest is thrown away with the connection."""
-AT_FAULT = frozenset({400, 413, 422})
-"""Something in the batch is wrong (or it is too big for a proxy): less of it may be accepted."""
-MISCONFIGURED = frozenset({401, 403, 404, 405, 415})
+RESOLVE_SECONDS = 30.0
+"""How often a host name is looked up; as Prometheus does for names that it discovers (dns_sd_config)."""
+MOST_ADDRESSES = 32
 
 METRICS = (
     Metric("rag_sidecar_notifications_total", "counter",
@@ -39,65 +35,49 @@ METRICS = (
 )  # fmt: skip
 
 
-class Answer(NamedTuple):
-    """What came of one POST. `why` is fit for a log line."""
-
-    verdict: Literal["accepted", "refused", "failed"]
-    why: str = ""
-    misconfigured: bool = False
-
-
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,  # nothing that is read is worth unpacking, and a small answer can unpack into gigabytes
-        headers={"User-Agent": f"rag-sidecar/{__version__}"},
-    )
-
-
 class Notifier:
     """Tells every Alertmanager of every alert. Lives from `async with` to its end; `offer` may be called before.
 
-    `urls` are the roots of Alertmanagers (`http://host:9093`, also with a path prefix or credentials); `external_url`
-    is where people reach the sidecar. Raises SidecarError on a URL that cannot be used. Leaving the context drops
-    what still waits: call `drain` before.
+    `external_url` is where people reach the sidecar. Raises SidecarError on a URL that cannot be used. Leaving the
+    context drops what still waits: call `drain` before.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        alertmanagers: Sequence[Alertmanager],
         *,
         external_url: str,
         external_labels: Mapping[str, str] | None = None,
         resend_delay_seconds: float = 60.0,
-        session: Callable[[], aiohttp.ClientSession] = _session,
         clock: Callable[[], float] = clock.wall,
     ) -> None:
         _check_url(external_url, "external URL")
-        self._new_session = session
+        for each in alertmanagers:
+            _check_url(each.url, "Alertmanager URL")
+
+        def deliver(post: Post) -> _Delivery:
+            outbox = Outbox(resend_delay_seconds=resend_delay_seconds, uniform=random.uniform)
+            return _Delivery(post, outbox, lambda batch: _body(batch, external_labels or {}, external_url), clock)
+
         self._clock = clock
-        outboxes = {
-            url: Outbox(resend_delay_seconds=resend_delay_seconds, uniform=random.uniform) for url in map(_root, urls)
-        }
-        self._deliveries = [
-            _Delivery(url, outbox, lambda batch: _body(batch, external_labels or {}, external_url), clock)
-            for url, outbox in outboxes.items()
+        self._configured = [
+            _Configured(each, deliver)
+            for each in {each.url.rstrip("/").removesuffix(PATH): each for each in alertmanagers}.values()
         ]
         self._tasks = asyncio.TaskGroup()
-        self._running: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Notifier":
-        self._session = self._new_session()
+        self._session = new_session()
         await self._tasks.__aenter__()
-        self._running = [self._tasks.create_task(delivery.run(self._session)) for delivery in self._deliveries]
+        for each in self._configured:
+            each.start(self._tasks, self._session)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._running:
-            task.cancel()
+        for each in self._configured:
+            each.end()
         try:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
@@ -109,33 +89,94 @@ class Notifier:
         Alerts that nobody is to be told of are for the caller to leave out.
         """
         noted = list(alerts)
-        for delivery in self._deliveries:
-            delivery.offer(noted, now)
+        for each in self._configured:
+            each.offer(noted, now)
 
     async def drain(self, deadline: float) -> int:
         """Wait until everything is accepted, at most until Unix time `deadline`. Returns how many alerts still wait."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock())):
-                for delivery in self._deliveries:
+                for delivery in self._deliveries():
                     await delivery.emptied.wait()
         except TimeoutError:
             pass
-        return sum(len(delivery.outbox) for delivery in self._deliveries)
+        return sum(len(delivery.outbox) for delivery in self._deliveries())
 
     def samples(self, now: float) -> list[Sample]:
         """The series of METRICS as they are now."""
-        return [sample for delivery in self._deliveries for sample in delivery.samples(now)]
+        return [sample for delivery in self._deliveries() for sample in delivery.samples(now)]
+
+    def _deliveries(self) -> list["_Delivery"]:
+        return [delivery for each in self._configured for delivery in each.deliveries.values()]
+
+
+class _Configured:
+    """One entry of the configuration: one delivery, or as many as its name has addresses. Lives as the notifier."""
+
+    def __init__(self, alertmanager: Alertmanager, deliver: Callable[[Post], "_Delivery"]) -> None:
+        access = Access(alertmanager)
+        self._new: Callable[[str], _Delivery] = lambda address: deliver(Post(alertmanager, access, address))
+        self._host = urlsplit(alertmanager.url).hostname or ""
+        self.deliveries: dict[str, _Delivery] = {"": self._new("")}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._noted: tuple[list[Alert], float] = [], 0.0
+        self._ended = asyncio.Event()
+        self._follower: asyncio.Task[None] | None = None
+
+    def start(self, tasks: asyncio.TaskGroup, session: Session) -> None:
+        def run(delivery: _Delivery) -> asyncio.Task[None]:
+            return tasks.create_task(delivery.run(session))
+
+        self._running = {address: run(delivery) for address, delivery in self.deliveries.items()}
+        if is_resolved(self._host):
+            self._follower = tasks.create_task(self._follow(run))
+
+    def end(self) -> None:
+        self._ended.set()
+        for task in (self._follower, *self._running.values()):
+            if task:
+                task.cancel()
+
+    def offer(self, alerts: list[Alert], now: float) -> None:
+        self._noted = alerts, now
+        for delivery in self.deliveries.values():
+            delivery.offer(alerts, now)
+
+    async def _follow(self, run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
+        while not self._ended.is_set():
+            found = (await addresses(self._host))[:MOST_ADDRESSES]
+            # A name with one address is left to the connection, which also tries the other family.
+            if found and (len(found) > 1 or "" not in self.deliveries):
+                self._change(found, run)
+            try:
+                async with asyncio.timeout(RESOLVE_SECONDS):
+                    await self._ended.wait()
+            except TimeoutError:
+                continue
+
+    def _change(self, found: Sequence[str], run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
+        """Tell those at new addresses all that is known, and nothing more to those that are gone."""
+        gone, new = self.deliveries.keys() - set(found), set(found) - self.deliveries.keys()
+        for address in sorted(gone):
+            self._running.pop(address).cancel()
+            self.deliveries.pop(address).emptied.set()
+        for address in sorted(new):
+            self.deliveries[address] = self._new(address)
+            self.deliveries[address].offer(*self._noted)
+            self._running[address] = run(self.deliveries[address])
+        if gone or new:
+            log.info("Alertmanagers", extra={"host": self._host, "addresses": ", ".join(found)})
 
 
 class _Delivery:
-    """The loop that empties the outbox of one Alertmanager. Lives as long as its notifier."""
+    """The loop that empties the outbox of one Alertmanager. Lives as long as its address is known."""
 
-    def __init__(self, url: str, outbox: Outbox, body: Callable[[Batch], bytes], clock: Callable[[], float]) -> None:
+    def __init__(self, post: Post, outbox: Outbox, body: Callable[[Batch], bytes], clock: Callable[[], float]) -> None:
         self.outbox = outbox
-        self.name = without_credentials(url)
+        self.name = post.name
         self.emptied = asyncio.Event()
         self.emptied.set()
-        self._url = url + PATH
+        self._post = post
         self._body = body
         self._clock = clock
         self._offered = asyncio.Event()
@@ -148,10 +189,10 @@ class _Delivery:
             self.emptied.clear()
             self._offered.set()
 
-    async def run(self, session: aiohttp.ClientSession) -> None:
+    async def run(self, session: Session) -> None:
         while True:
             if batch := self.outbox.take(self._clock()):
-                self._settle(batch, await self._post(session, self._body(batch)))
+                self._settle(batch, await self._post.send(session, self._body(batch)))
                 continue
             self._offered.clear()
             if not len(self.outbox):
@@ -161,17 +202,6 @@ class _Delivery:
                     await self._offered.wait()
             except TimeoutError:
                 pass
-
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> Answer:
-        try:
-            async with session.post(self._url, data=body, headers=JSON, allow_redirects=False) as response:
-                # What is not read here is not read at all: aiohttp closes a connection with unread bytes.
-                said = "" if response.ok else repr((await response.content.read(ANSWER_BYTES)).decode(errors="replace"))
-                return _judge(response.status, response.content_type, said)
-        except TimeoutError:
-            return Answer("failed", f"no answer within {TIMEOUT_SECONDS:g} s")
-        except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            return Answer("failed", str(error) or type(error).__name__)
 
     def _settle(self, batch: Batch, answer: Answer) -> None:
         now = self._clock()
@@ -195,43 +225,25 @@ class _Delivery:
                 self._trouble = ""
 
     def samples(self, now: float) -> list[Sample]:
-        counts, notifications = self.outbox.counts, "rag_sidecar_notifications"
-        rows: list[tuple[str, dict[str, str], float]] = [
-            (f"{notifications}_total", {"outcome": "sent"}, counts.sent),
-            (f"{notifications}_total", {"outcome": "failed"}, counts.failed),
-            (f"{notifications}_total", {"outcome": "refused"}, counts.refused),
-            (f"{notifications}_dropped_total", {"reason": "overflow"}, counts.overflowed),
-            (f"{notifications}_dropped_total", {"reason": "expired"}, counts.expired),
-            (f"{notifications}_queue_length", {}, len(self.outbox)),
-        ]
-        if self._accepted_at is not None:
-            rows.append((f"{notifications}_last_success_timestamp_seconds", {}, self._accepted_at))
         return [
-            Sample(Labels({METRIC_NAME: name, "alertmanager": self.name, **labels}), value, now)
-            for name, labels, value in rows
+            Sample(Labels({METRIC_NAME: f"rag_sidecar_notifications_{name}", "alertmanager": self.name, **labels}),
+                   value, now)
+            for name, labels, value in self._rows()
         ]
+
+    def _rows(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        counts = self.outbox.counts
+        for outcome in ("sent", "failed", "refused"):
+            yield "total", {"outcome": outcome}, getattr(counts, outcome)
+        yield "dropped_total", {"reason": "overflow"}, counts.overflowed
+        yield "dropped_total", {"reason": "expired"}, counts.expired
+        yield "queue_length", {}, len(self.outbox)
+        if self._accepted_at is not None:
+            yield "last_success_timestamp_seconds", {}, self._accepted_at
 
 
 def _body(batch: Batch, external_labels: Mapping[str, str], external_url: str) -> bytes:
     return json.dumps([payload(message, external_labels, external_url) for message in batch]).encode()
-
-
-def _judge(status: int, content_type: str, said: str) -> Answer:
-    """Any 2xx is success, except a web page: that was a login page or another program."""
-    if 200 <= status < 300 and content_type != "text/html":
-        return Answer("accepted")
-    if 200 <= status < 400:
-        page = "a web page" if status < 300 else "a redirect, which is not followed"
-        return Answer("failed", f"answered {status} with {page}: is this the URL of an Alertmanager?", True)
-    if status in AT_FAULT:
-        return Answer("refused", f"answered {status}: {said}")
-    hint = ": check its URL and credentials" if status in MISCONFIGURED else ""
-    return Answer("failed", f"answered {status} {said}{hint}", status in MISCONFIGURED)
-
-
-def _root(url: str) -> str:
-    _check_url(url, "Alertmanager URL")
-    return url.rstrip("/").removesuffix(PATH)
 
 
 def _check_url(url: str, what: str) -> None:
@@ -244,12 +256,3 @@ def _check_url(url: str, what: str) -> None:
         raise SidecarError(
             f"{what} {without_credentials(url)!r} cannot be used", help="Write it as http://host:port or https://host."
         )
-
-
-def without_credentials(url: str) -> str:
-    """The URL as it may be shown: less `user:password@`, query and fragment.
-
-    Everything before the last `@` goes, also where a `/` inside a password makes the URL ambiguous.
-    """
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}".partition("?")[0].partition("#")[0]
