@@ -35,7 +35,7 @@ examples:
 It needs a running sidecar and a way to ask the target: an agent in it, or a
 configured cleanup. At the control socket no alert has to fire; with a token one
 has to ask for a cleanup already, and this one may be a stronger one.
-Exit codes: 0 effective, 3 not effective, 4 refused, 1 failure. docs/attach.md
+Exit codes: 0 effective, 3 not effective, 4 refused, 1 failure. docs/control.md
 """
 
 
