@@ -170,7 +170,7 @@ class Pipeline:
     def _take_in(self, event: Event, policy: Policy) -> None:
         """An event of the guard. A crossing is judged as if the desk had seen it itself, at the event's own time."""
         said = event.kind, str(event.detail.get("reason", ""))
-        if event.kind in ("misunderstood", "desk_silent", "unreadable", "changed"):
+        if event.kind in ("misunderstood", "desk_silent", "unreadable", "changed", "foreign", "owned"):
             if self._said.get(event.target) != said:
                 log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
             self._said[event.target] = said

@@ -155,7 +155,8 @@ class _Case:
             if choice.obstacle or self._parked(strongest):
                 continue
             open_now = sum(attempt.cleanup == choice.cleanup for attempt in unjudged)
-            times = min(MOST_TIMES, self._ladder.budget(choice.cleanup) - open_now)
+            times = min(MOST_TIMES, self._ladder.budget(choice.cleanup) - open_now,
+                        self._machine_budget() - len(unjudged))
             if incident and incident.baseline:
                 times = min(times, 1 - incident.attempts - len(unjudged))
             if times > 0:
@@ -200,9 +201,11 @@ class _Case:
         return reason or (Reason.HOURLY if self._machine_budget() <= 0 else None)
 
     def _machine_budget(self) -> int:
-        """How many more attempts of all targets may turn out not to help within the hour."""
-        found = self._ledger.kept.newest_first("in_vain", None, self._subject.dry)
-        return self._options.max_per_hour - sum(is_recent(attempt, self._now) for attempt in found)
+        """How many more attempts of all targets may turn out not to help within the hour; those of others may yet."""
+        dry, kept = self._subject.dry, self._ledger.kept
+        others = sum(attempt.target != self._subject.name for attempt in kept.newest_first("open", None, dry))
+        used = sum(is_recent(attempt, self._now) for attempt in kept.newest_first("in_vain", None, dry))
+        return self._options.max_per_hour - used - others
 
     def _parked(self, strongest: int) -> Reason | None:
         """Whether its incident is parked, or has had the one attempt that it gets."""
