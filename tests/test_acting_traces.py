@@ -148,6 +148,18 @@ def test_flapping_at_a_line_is_one_incident(make: Make) -> None:
     assert len({key for kind, key, _ in world.rows if kind == "incident"}) == 1
 
 
+@pytest.mark.parametrize("moment", [0.0, 0.0004, 0.0006])
+def test_every_tick_acts_on_what_it_has_just_read(make: Make, moment: float) -> None:
+    """Not on what was read at the tick before, whatever the clock shows beyond its milliseconds."""
+    world = make()
+    world.wait(5.0)
+    for used, reason in (("critical", "standing_order"), ("preventive", "below_threshold")) * 3:
+        world.program.used = LINES[used] * (1.1 if used == "critical" else 0.9)
+        world.now += 1.0
+        world.desk.tick(world.now + moment)
+        assert world.reason == reason
+
+
 def test_effective_cleanups_are_not_rationed(make: Make) -> None:
     """Ten effective cleanups in a row at a fast leak all happen: only those that do not help have a budget."""
     world = make()
