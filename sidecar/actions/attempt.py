@@ -18,7 +18,10 @@ desk that knows nothing of it."""
 LONGEST_RETRY_SECONDS = 3600.0
 HEARD = ("delivered", "answered", "refused", "failed", "spent")
 """Kinds of events that tell how an attempt goes on."""
-BEGUN = ("timeout", "closed", "protocol", "late")
+COURIER_LOST = "no_courier"
+"""The courier was killed with it: nobody knows whether it had been delivered."""
+BEGUN = ("timeout", "closed", "protocol", "late", COURIER_LOST, "RemoteDisconnected", "ConnectionResetError",
+         "IncompleteRead")
 """Reasons of a failure after which, if it had been delivered, the cleanup may be done nevertheless."""
 
 
@@ -133,8 +136,9 @@ def heard_of(known: Attempt, event: Event) -> tuple[Attempt, Outcome | Literal["
         return replace(known, channel=channel, reason=reason, retry_at=_retry(known, event)), "", ""
     if event.kind != "spent":
         return known, "", ""
-    if known.delivered_at is not None and known.reason in BEGUN:
-        return replace(known, answered_at=event.at, duration_seconds=event.at - known.delivered_at), "", ""
+    begun_at = known.started_at if known.reason == COURIER_LOST else known.delivered_at
+    if begun_at is not None and known.reason in BEGUN:
+        return replace(known, answered_at=event.at, duration_seconds=event.at - begun_at), "", ""
     if known.reason or not known.refusals:
         return known, "undelivered", known.reason
     return known, "refused", known.refusals[0][1]
