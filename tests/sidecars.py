@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,14 @@ def config(port: int, storage: Path, targets: list[dict[str, Any]], **more: Any)
 
 @contextmanager
 def running_sidecar(tmp_path: Path, *arguments: str, file: str = "", port: int = 0,
-                    env: Mapping[str, str] | None = None, ready: bool = True) -> Iterator[Sidecar]:
-    """Start `rag-sidecar run`, with `file` as its configuration, and wait until it is ready; end it at the end."""
+                    env: Mapping[str, str] | None = None, ready: bool = True,
+                    within: Sequence[str] = ()) -> Iterator[Sidecar]:
+    """Start `rag-sidecar run`, with `file` as its configuration, and wait until it is ready; end it at the end.
+
+    `within` is the command, such as nsenter, that runs it.
+    """
     port = port or free_port()
-    command = [sys.executable, "-P", "-m", "sidecar", "run"]
+    command = [*within, sys.executable, "-P", "-m", "sidecar", "run"]
     if file:
         path = tmp_path / "sidecar.yml"
         path.write_text(file)

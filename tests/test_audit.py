@@ -11,22 +11,25 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Target, wait_until
-from servers import free_port
+from servers import CHECKOUT, free_port
 from sidecars import Sidecar, config, running_sidecar
 
 from sidecar.actions.attempts import IN_VAIN
 from sidecar.actions.ladder import NEVER_DELIVERED
 from sidecar.cli_line import Way
+from sidecar.clock import wall
+from sidecar.journal.record import Record
+from sidecar.journal.scribe import Scribe
 
 Spawn = Callable[..., Target]
 MORE = int(os.environ.get("AUDIT_KILLS") or 0)
@@ -41,13 +44,14 @@ CLOCKS_SECONDS = 0.01
 class Patient:
     """A target that writes down each cleanup that it carries out, and where its sidecar keeps its state.
 
-    `budget` of its cleanups may be in vain within an hour.
+    `budget` of its cleanups may be in vain within an hour. `within` is the command that runs its sidecar.
     """
 
     target: Target
     folder: Path
     port: int
     budget: int = PLENTY
+    within: tuple[str, ...] = ()
 
     @property
     def written(self) -> Path:
@@ -59,16 +63,17 @@ class Patient:
         lines = self.written.read_text().splitlines() if self.written.exists() else []
         return [str(json.loads(json.loads(line)["body"])["id"]) for line in lines]
 
-    def settings(self) -> str:
-        """A sidecar that may act every second, and is told by bytes alone what came of it."""
+    def sidecar(self, *, ready: bool = True, **more: Any) -> AbstractContextManager[Sidecar]:
+        """A sidecar that may act every second; `more` is laid over its configuration."""
         target = {"name": "rag", "match": {"pid": self.target.pid}, "cleanup": [
             {"http": {"url": f"{self.target.url}/cleanup", "timeout": "2s"}}],
             "memory": {"basis": "anon", "preventive": "40MiB", "main": "50MiB", "critical": "60MiB"}}
         level = {"cooldown": f"{COOLDOWN_SECONDS:g}s", "budget": f"{self.budget}/h"}
-        return config(self.port, self.folder / "state", [target], actions={
-            "global": {"warmup": "0s", "max_per_hour": PLENTY, "min_interval": "1s"},
-            "levels": {"aggressive": level, "light": level}, "verify": {"settle": "1s", "window": "2s"},
-            "learning": {"strikes": 100}})
+        actions = {"global": {"warmup": "0s", "max_per_hour": PLENTY, "min_interval": "1s"},
+                   "levels": {"aggressive": level, "light": level}, "verify": {"settle": "1s", "window": "2s"},
+                   "learning": {"strikes": 100}}
+        file = config(self.port, self.folder / "state", [target], actions=actions, **more)
+        return running_sidecar(self.folder, file=file, port=self.port, ready=ready, within=self.within)
 
     def order(self) -> Way:
         """Where a person tells its sidecar what to do."""
@@ -91,7 +96,7 @@ def admit(spawn: Spawn, tmp_path: Path) -> Callable[..., Patient]:
 
 def journal(patient: Patient) -> list[dict[str, Any]]:
     """Every record that is journalled, as a user gets them."""
-    command = [sys.executable, "-P", "-m", "sidecar", "export", "journal", "--storage.path"]
+    command = [*patient.within, sys.executable, "-P", "-m", "sidecar", "export", "journal", "--storage.path"]
     done = subprocess.run([*command, str(patient.folder / "state")], capture_output=True, text=True, timeout=60,
                           check=True)
     return [line["record"] for line in map(json.loads, done.stdout.splitlines()) if "record" in line]
@@ -139,21 +144,33 @@ def known(sidecar: Sidecar) -> bool:
     return bool(sidecar.value("rag_memory_used_bytes") and sidecar.value("rag_sidecar_journal_up"))
 
 
+def kill(sidecar: Sidecar, what: str) -> int:
+    """SIGKILL the desk or the courier. With a first desk that could not begin the guard ends: then there is none."""
+    pid = wait_until(lambda: sidecar.process.poll() is not None or sidecar.child(what), 20, f"a {what}")
+    if sidecar.process.poll() is not None:
+        return 0
+    os.kill(pid, signal.SIGKILL)
+    return 1
+
+
 def torment(patient: Patient, kills: int, chance: random.Random) -> Counter[str]:
-    """Kill guards and desks, so many in all; how many of each. The target leaks meanwhile, and is well at the end."""
+    """Kill guards and desks, so many in all, and couriers; how many of each.
+
+    The target leaks meanwhile, and is well at the end.
+    """
     done = Counter[str]()
-    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+    with patient.sidecar() as sidecar:
         wait_until(lambda: known(sidecar), 20, "the target to be known while it is well")
         patient.target.tell("rate 60")
         wait_until(patient.carried_out, 20, "the first cleanup")
-    while done.total() < kills:
-        with running_sidecar(patient.folder, file=patient.settings(), port=patient.port, ready=False) as sidecar:
-            for _ in range(min(chance.randrange(3), kills - done.total() - 1)):  # after a third it would look on
+    while (left := kills - done["guard"] - done["desk"]) > 0:
+        with patient.sidecar(ready=False) as sidecar:
+            for _ in range(min(chance.randrange(3), left - 1)):  # after a third desk it would look on
                 some_moment(chance, patient)
-                desk = wait_until(lambda on=sidecar: on.process.poll() is not None or on.child("desk"), 20, "a desk")
-                if sidecar.process.poll() is None:  # with a first desk that could not begin the guard ends
-                    os.kill(desk, signal.SIGKILL)
-                    done["desk"] += 1
+                done["desk"] += kill(sidecar, "desk")
+                if chance.random() < 0.25:
+                    some_moment(chance, patient)
+                    done["courier"] += kill(sidecar, "courier")
             some_moment(chance, patient)
             if sidecar.process.poll() is None:
                 kill_guard(sidecar, all_at_once=chance.random() < 0.5)
@@ -166,7 +183,7 @@ def torment(patient: Patient, kills: int, chance: random.Random) -> Counter[str]
 
 def finish(patient: Patient) -> None:
     """A last sidecar, until nothing is open any more."""
-    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+    with patient.sidecar() as sidecar:
         wait_until(lambda: all(row["outcome"] != "running" for row in sidecar.actions()), 60, "the end of all attempts")
         assert sidecar.stop() == 0
 
@@ -193,12 +210,13 @@ def test_every_cleanup_that_a_target_carried_out_is_on_record(admit: Callable[..
     shares = [KILLS * 2 // 5, KILLS * 2 // 5, KILLS - 2 * (KILLS * 2 // 5)]
     with ThreadPoolExecutor(len(patients)) as pool:
         kills = sum(pool.map(torment, patients, shares, chances), Counter[str]())
-    assert kills.total() == KILLS
+    assert kills["guard"] + kills["desk"] == KILLS
     assert min(kills["guard"], kills["desk"]) > KILLS // 4
+    assert kills["courier"]
 
     for patient in patients:
         rows = audited(patient)
-        assert len(rows) >= BUDGET
+        assert len(rows) > 2
         assert {row["trigger"] for row in rows} == {"rule"}
         assert sum(row["outcome"] in IN_VAIN for row in rows) <= patient.budget
         pauses = [later["started_at"] - earlier["started_at"] for earlier, later in pairwise(rows)]
@@ -216,7 +234,7 @@ def test_cleanup_by_hand_is_on_record_whatever_is_killed_then(
     """Guard or desk are killed when an order has been taken, or has begun: what is done of it is known."""
     patient, begun = admit(), set()
     for stage in ("asked", "begun"):
-        with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+        with patient.sidecar() as sidecar:
             wait_until(lambda on=sidecar: known(on), 20, "the target to be known")
             with patient.order().posted("/api/v1/cleanup?wait=1", {"level": "light"}) as answer:
                 while (told := json.loads(answer.readline()))["stage"] == "asked" != stage:
@@ -236,17 +254,92 @@ def test_pause_holds_even_if_all_is_killed_right_after_it(
 ) -> None:
     """Once `pause` has been answered nothing is done, whoever is killed then; once `resume` has been, it is."""
     patient = admit()
-    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+    with patient.sidecar() as sidecar:
         wait_until(lambda: known(sidecar), 20, "the target to be known")
         with patient.order().posted("/api/v1/pause", {}) as answer:
             answer.read()
         kill(sidecar)
     patient.target.tell("grow 100")
-    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+    with patient.sidecar() as sidecar:
         wait_until(lambda: sidecar.value("rag_action_held", 'reason="paused"'), 20, "the pause to hold")
         assert patient.carried_out() == []
         with patient.order().posted("/api/v1/resume", {}) as answer:
             answer.read()
         kill(sidecar)
-    with running_sidecar(patient.folder, file=patient.settings(), port=patient.port) as sidecar:
+    with patient.sidecar() as sidecar:
         wait_until(patient.carried_out, 20, "a cleanup")
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[tuple[str, ...]]:
+    """A disk of 2 MiB at `folder`, for those alone whom the command that is given runs."""
+    folder.mkdir()
+    own = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = f"mount -t tmpfs -o size=2m none {folder} && echo ready && exec cat"
+    holder = subprocess.Popen([*own, "sh", "-c", mount], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout
+        if holder.stdout.readline() != b"ready\n":
+            pytest.skip("takes a user namespace in which to mount")
+        yield ("nsenter", f"--target={holder.pid}", "--user", "--mount", "--preserve-credentials")
+    finally:
+        holder.communicate(timeout=20)
+
+
+def test_what_is_done_while_the_disk_is_full_is_on_record_later(admit: Callable[..., Patient]) -> None:
+    """It goes on acting, says so in log, metric and alert, and writes everything down when there is room again."""
+    patient = admit()
+    filler, rules = patient.folder / "state" / "filler", patient.folder / "fleet.yml"
+    rules.write_text((CHECKOUT / "rules" / "fleet.yml").read_text().replace("interval: 30s", "interval: 1s"))
+    with small_disk(patient.folder / "state") as within:
+        patient = replace(patient, within=within)
+        with patient.sidecar(rules=[str(CHECKOUT / "rules" / "memory.yml"), str(rules)]) as sidecar:
+            wait_until(lambda: known(sidecar), 20, "the target to be known")
+            fill = f"head -c 3000000 /dev/zero >> {filler} 2> /dev/null || true"
+
+            def down() -> bool:  # whenever the journal lets go of its log, there is some room again
+                subprocess.run([*within, "sh", "-c", fill], check=True)
+                return ("RagSidecarJournalDown", "pending") in sidecar.alerts()
+
+            patient.target.tell("grow 100")
+            wait_until(down, 60, "the alert")
+            patient.target.tell("grow 100")
+            sidecar.outcome(count=2)
+            assert sidecar.value("rag_sidecar_journal_failures_total", 'reason="full"')
+            assert sidecar.value("rag_sidecar_journal_up") == 0
+            subprocess.run([*within, "rm", str(filler)], check=True)
+            wait_until(lambda: known(sidecar), 70, "the journal to be written")
+            kill_guard(sidecar)
+            told = sidecar.log.read_text()
+            assert told.count("are in memory only") == told.count("the journal is written again") > 0
+        finish(patient)
+        assert {row["outcome"] for row in audited(patient)} == {"effective"}
+
+
+def test_journal_that_is_damaged_while_it_is_used_is_begun_anew(admit: Callable[..., Patient]) -> None:
+    """It goes on acting and says what has become of the file; what is done from then on is on record again."""
+    patient = admit()
+    past = Scribe(patient.folder / "state" / "journal.db")
+    past.open(wall())
+    past.waiting.put([Record("note", str(number), "state", wall(), {"x": "x" * 1000}) for number in range(300)], 1)
+    past.take()
+    past.close(wall())
+    with patient.sidecar() as sidecar:
+        wait_until(lambda: known(sidecar), 20, "the target to be known")
+        patient.target.tell("grow 70")
+        sidecar.outcome()
+        for path in (patient.folder / "state").glob("journal.db*"):
+            with path.open("r+b") as file:
+                file.write(random.Random(5).randbytes(path.stat().st_size))
+        with pytest.raises(subprocess.CalledProcessError):
+            journal(patient)
+        wait_until(lambda: "the journal is written again" in sidecar.log.read_text(), 20, "a new journal")
+        assert sidecar.value("rag_sidecar_journal_failures_total", 'reason="broken"')
+        assert "is begun anew" in sidecar.log.read_text()
+        lost = set(patient.carried_out())
+        patient.target.tell("grow 70")
+        wait_until(lambda: set(patient.carried_out()) - lost, 20, "another cleanup")
+        kill_guard(sidecar)
+    finish(patient)
+    assert set(patient.carried_out()) - lost <= {each["key"] for each in journal(patient) if each["stage"] == "final"}
+    assert len(list((patient.folder / "state").glob("journal.db.broken-*"))) == 1
