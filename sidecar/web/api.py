@@ -15,6 +15,7 @@ from sidecar.web.view import Snapshot
 ErrorType = Literal["bad_data", "execution", "canceled", "timeout", "unavailable"]
 STATUS: dict[ErrorType, int] = {"bad_data": 400, "execution": 422, "canceled": 499, "timeout": 503, "unavailable": 503}
 JSON = "application/json"
+LINES = "application/jsonl"
 PIECE_BYTES = 64 * 1024
 SLOWEST_SECONDS = 10.0
 RETRY_SECONDS = 1

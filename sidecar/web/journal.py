@@ -10,9 +10,7 @@ from sidecar.journal.book import Place
 from sidecar.journal.export import header, lines
 from sidecar.journal.file import Unusable
 from sidecar.journal.journal import Piece
-from sidecar.web.api import SLOWEST_SECONDS, ApiError, answering
-
-LINES = "application/jsonl"
+from sidecar.web.api import LINES, SLOWEST_SECONDS, ApiError, answering
 
 Read = Callable[[float, Place | None], "Future[Piece]"]
 """`Journal.read`."""

@@ -15,7 +15,7 @@ from sidecar.model import Cleanup
 from sidecar.promql.notation import format_duration
 from sidecar.rules.durations import parse_duration
 from sidecar.web import webhook
-from sidecar.web.api import JSON, success
+from sidecar.web.api import JSON, LINES, success
 from sidecar.web.bearer import Bearer
 from sidecar.web.hands import Asked, Hands
 from sidecar.web.refusal import Refusal, again_in
@@ -23,7 +23,6 @@ from sidecar.web.view import View
 
 log = logging.getLogger("sidecar.web")
 
-LINES = "application/jsonl"
 LOOK_SECONDS = 0.1
 BEGIN_SECONDS = 15.0
 """Within this the guard says what it does with an order; a desk that hangs may take so long to hear it."""
@@ -34,7 +33,6 @@ BODY_SECONDS = 10.0
 WITHDRAWN_SECONDS = 5.0
 """Within this the guard is to say that it does nothing by itself any more."""
 TTL_SECONDS = 30.0
-MOST_TTL_SECONDS = 300.0
 LONGEST_PAUSE_SECONDS = 366 * 86400.0
 MOST_QUOTED = 60
 MOST_PATIENT = 16
@@ -98,7 +96,7 @@ class Orders:
     async def _cleanup_asked(self, request: web.Request, hands: Hands) -> web.StreamResponse:
         asked = await _object(request, "target", "level", "ttl")
         target, cleanup = _one_target(asked, hands), _cleanup(asked)
-        ttl_seconds = _seconds(asked, "ttl", MOST_TTL_SECONDS)
+        ttl_seconds = _seconds(asked, "ttl", webhook.MOST_TTL_SECONDS)
         ttl_seconds = TTL_SECONDS if ttl_seconds is None else ttl_seconds
         if self._patient >= MOST_PATIENT:
             raise Refusal(503, "unavailable", "too many wait for their orders already", again_in(LOOK_SECONDS))
