@@ -20,6 +20,7 @@ from sidecar.journal.journal import Journal
 from sidecar.mode import Modes
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
+from sidecar.notify.remediation import remedied
 from sidecar.pipeline_agents import follow, hand_over, permitted
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
@@ -125,7 +126,7 @@ class Pipeline:
             if slot is not None:
                 await self._pace.through(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
-        stages.notifier.offer(alerts, now)
+        self._tell(alerts, now)
         stages.journal.note(page(stages.groups, targets, now, self._used_now))
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
@@ -158,9 +159,14 @@ class Pipeline:
         """The end: what the guard still had to tell is taken in and told."""
         stages = self._stages
         self._take_in_events(policy_now(self._options), now)
-        stages.notifier.offer([alert for group in stages.groups for alert in group.alerts()], now)
+        self._tell([alert for group in stages.groups for alert in group.alerts()], now)
         stages.journal.note(page(stages.groups, stages.roster.update(now), now))
         self._keeping.keep()
+
+    def _tell(self, alerts: Sequence[Alert], now: float) -> None:
+        """Have people told, with what was tried."""
+        stages = self._stages
+        stages.notifier.offer(remedied(alerts, stages.ledger.attempts, self.acting.incidents.kept.open), now)
 
     def _take_in_events(self, policy: Policy, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""
