@@ -209,6 +209,20 @@ def test_order_that_the_guard_did_not_begin_is_skipped_with_its_reason(
     assert table.tick(NOW + 2.01, [MAIN]) is Reason.ACT
 
 
+@pytest.mark.parametrize("kind", ["refused", "failed"])
+def test_channel_that_was_not_the_end_of_it_is_a_line_in_the_log(
+    table: Table, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the next channel has helped people see which one does not work, why, and what it said."""
+    table.tick(NOW, [MAIN])
+    attempt = table.carry_out(table.heard("deliver")[0]["order"], NOW)
+    table.tell(kind, attempt, NOW, channel="exec", reason="exit_3", message="no such cache")
+    table.tick(NOW + 1, [MAIN])
+
+    [told] = [vars(record) for record in caplog.records if record.message == f"channel {kind}"]
+    assert (told["target"], told["channel"], told["reason"], told["said"]) == ("rag", "exec", "exit_3", "no such cache")
+
+
 def test_standing_order_is_sent_once_and_renewed_before_it_runs_out(table: Table) -> None:
     """It is valid for 10 minutes: said anew after 5, not every second."""
     sent = []

@@ -61,6 +61,11 @@ class Acting:
         if news and event.kind in ("gone", "changed"):
             self._verdicts.end_life(event.target, event.at, f"target_{event.kind}", policy.options)
         attempt = self._ledger.take_in(event, self._verdicts.growth)
+        if attempt and event.kind in ("refused", "failed"):
+            log.warning(f"channel {event.kind}", extra={
+                "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
+                "reason": str(event.detail.get("reason", "")), "said": str(event.detail.get("message", "")),
+                "id": attempt.id})
         if attempt and event.kind == "crossed":
             self._verdicts.overtaken(attempt, policy.options)
             self._ledger.kept.note(attempt.id, "", event.at, incident=self.incidents.begun(attempt))
