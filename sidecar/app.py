@@ -15,7 +15,7 @@ from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.flight import open_record
 from sidecar.actions.ledger import Ledger
 from sidecar.clock import busy, monotonic, wall
-from sidecar.config import Settings
+from sidecar.config import Settings, rows
 from sidecar.config_settings import Target
 from sidecar.discovery.local import ourselves
 from sidecar.discovery.match import ByPid, ByUrl
@@ -27,7 +27,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_crashes import Crashes
-from sidecar.pipeline_journal import restore
+from sidecar.pipeline_journal import left_behind, restore
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
@@ -43,7 +43,7 @@ from sidecar.store import Store
 from sidecar.web.control import build_control, listening
 from sidecar.web.journal import route
 from sidecar.web.server import build, serving
-from sidecar.web.view import Sources, View
+from sidecar.web.view import About, Sources, View
 
 log = logging.getLogger("sidecar")
 
@@ -110,6 +110,7 @@ class _Desk:
             agents = await stack.enter_async_context(Agents(
                 {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
                  for target in settings.targets}, asyncio.sleep))
+            view.about = self._about(url)
             pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
             pipeline.go_on(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
@@ -162,6 +163,12 @@ class _Desk:
             log.warning("nothing can be ordered by hand, the rest goes on",
                         extra={"error": str(error), "help": error.help})
 
+    def _about(self, url: str) -> About:
+        """What is told of this desk."""
+        settings = self._settings
+        return About(wall(), url, {"job": settings.job, "instance": settings.instance}, settings.external_labels,
+                     settings.evaluation_interval_seconds, lambda: ((row.key, row.value) for row in rows(settings)))
+
     def _pipeline(self, view: View, notifier: Notifier, journal: Journal, url: str, ask: Ask,
                   agents: Agents) -> Pipeline:
         """Make the stages, report to the guard, and go on from where the journal ends."""
@@ -201,7 +208,9 @@ class _Desk:
         stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
                         breathe)
         now = wall()
-        restore(journal.open(now), groups, roster.update(now), now)
+        entries = journal.open(now)
+        restore(entries, groups, roster.update(now), now)
+        notifier.offer(left_behind(entries, groups, now), now)
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     def _hello(self, courier: bool) -> tuple[int, dict[str, Identity]]:

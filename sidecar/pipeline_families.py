@@ -28,6 +28,7 @@ DROPPED = Metric("rag_sidecar_store_dropped_samples_total", "counter", "Samples 
 SHRUNK = Metric("rag_sidecar_store_shrunk_total", "counter", "Samples given up early to keep the store in its budget.")
 REFUSED = Metric("rag_sidecar_store_refused_samples_total", "counter",
                  "Samples of new series that the store had no room for: what they would say is not watched.")
+UP = Metric("up", "gauge", "What a Prometheus writes about a page that it has scraped; for our own queries alone.")
 EVALUATIONS = Metric("rag_sidecar_rule_evaluations_total", "counter", "Evaluations of rules.")
 FAILURES = Metric("rag_sidecar_rule_evaluation_failures_total", "counter", "Evaluations of rules that failed.")
 MISSED = Metric("rag_sidecar_rule_group_iterations_missed_total", "counter", "Evaluations of groups skipped as late.")
@@ -68,8 +69,9 @@ class Vitals:
     def samples(self, store: Store, groups: Sequence[Group], lost_events: int, at: float) -> list[Sample]:
         """The figures as they are now."""
         figures: list[tuple[Metric, float, tuple[str, ...]]] = [
-            (BUILD, 1.0, ("version", __version__)), (TICK, self._duration, ()), (LATE, max(0.0, self._late), ()),
-            (TICKS, self.ticks, ()), (STARTS, self._starts, ()), (LOST, lost_events, ()),
+            (UP, 1.0, ()), (BUILD, 1.0, ("version", __version__)), (TICK, self._duration, ()),
+            (LATE, max(0.0, self._late), ()), (TICKS, self.ticks, ()), (STARTS, self._starts, ()),
+            (LOST, lost_events, ()),
             (SERIES, store.series_count, ()), (BYTES, store.size_bytes, ()),
             (DROPPED, store.dropped, ()), (SHRUNK, store.shrunk, ()), (REFUSED, store.refused, ())]
         for group in groups:

@@ -13,7 +13,7 @@ from sidecar.model import Labels, Sample
 from sidecar.rules.group import Group
 from sidecar.store import Store
 from sidecar.web.server import build, serving
-from sidecar.web.view import Sources, View
+from sidecar.web.view import About, Snapshot, Sources, View
 
 NOW = 1_795_165_900.0
 
@@ -70,6 +70,8 @@ class Bench:
     clock: Clock = field(default_factory=Clock)
     groups: Sequence[Group] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
+    about: About | None = None
 
     def add(self, name: str, *values: float, every: float = 1.0, end: float = NOW, **labels: str) -> None:
         """A series whose last value lies at `end` and the others `every` seconds apart before it."""
@@ -90,7 +92,8 @@ def serve(bench: Bench | None, steps: Callable[[Ask, str], Awaitable[None]]) -> 
     """Run `steps` with a real server: `await ask(path, method, data=…, Header="…", parameter=…)`, and its URL."""
 
     async def run() -> None:
-        view = View(sources=bench.sources() if bench else None)
+        view = View(bench.snapshot, bench.sources()) if bench else View()
+        view.about = bench.about if bench else None
         async with serving(build(view), ["127.0.0.1:0"]) as (url,), aiohttp.ClientSession() as session:
 
             async def ask(path: str, method: str = "GET", data: Any = None, headers: Mapping[str, str] | None = None,

@@ -46,12 +46,15 @@ class _Page:
 
 
 class Exposition:
-    """Serves /metrics. Lives as long as the server; holds the published families and this tick's pages."""
+    """Serves /metrics. Lives as long as the server; holds the published families and this tick's pages.
 
-    def __init__(self) -> None:
+    `of_itself`: the page has the sidecar's own process, too.
+    """
+
+    def __init__(self, *, of_itself: bool = True) -> None:
         client.disable_created_metrics()  # type: ignore[no-untyped-call]
         registry = client.CollectorRegistry(support_collectors_without_names=True)
-        for collector in (client.ProcessCollector, client.PlatformCollector, client.GCCollector):
+        for collector in (client.ProcessCollector, client.PlatformCollector, client.GCCollector) if of_itself else ():
             collector(registry=registry)
         self._own = frozenset(metric.name for metric in registry.collect())
         registry.register(self)

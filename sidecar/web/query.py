@@ -49,41 +49,41 @@ class Queries:
     """The endpoints. Lives as long as the server; `view` is where the data comes from, and is only read."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
+        self.view = view
         self._turn = asyncio.Lock()
         self._present = 0
 
     async def instant(self, request: web.Request) -> web.StreamResponse:
         """/api/v1/query: the value of an expression at a moment, by default now."""
-        given, sources = await parameters(request), sources_of(self._view)
+        given, sources = await parameters(request), sources_of(self.view)
         wanted = given.read("limit", limit, 0)
         at = given.read("time", named_moment("time"), round(sources.now(), 3))
         asked = _asked(given, sources, wanted)
-        async with self._one_at_a_time(asked.until, sources):
+        async with self.turn(asked.until, sources):
             notes: list[Note] = []
             steps = instant_steps(asked.expr, sources.select, at, newest=sources.newest,
                                   options=_until(asked, sources), notes=notes)
-            value = await _in_pieces(request, sources, steps, asked.until)
+            value = await in_pieces(request, sources, steps, asked.until)
             kind = result.result_type(asked.expr, value)
             return await _answer(request, sources, kind, value, at, asked, notes)
 
     async def over_range(self, request: web.Request) -> web.StreamResponse:
         """/api/v1/query_range: the value of an expression at every step from `start` to `end`."""
-        given, sources = await parameters(request), sources_of(self._view)
+        given, sources = await parameters(request), sources_of(self.view)
         wanted = given.read("limit", limit, 0)
         start, end, step_seconds = _range(given)
         asked = _asked(given, sources, wanted)
         if reason := result.unfit_for_range(asked.expr):
             raise invalid("query", reason)
-        async with self._one_at_a_time(asked.until, sources):
+        async with self.turn(asked.until, sources):
             notes: list[Note] = []
             steps = range_steps(asked.expr, sources.select, start, end, step_seconds,
                                 options=_until(asked, sources), notes=notes)
-            matrix = await _in_pieces(request, sources, steps, asked.until)
+            matrix = await in_pieces(request, sources, steps, asked.until)
             return await _answer(request, sources, "matrix", matrix, end, asked, notes)
 
     @asynccontextmanager
-    async def _one_at_a_time(self, until: float, sources: Sources) -> AsyncIterator[None]:
+    async def turn(self, until: float, sources: Sources) -> AsyncIterator[None]:
         """Wait for the turn, and have it. Raises ApiError where too many wait, or the time is over before it comes."""
         if self._present >= WAITING:
             raise ApiError("unavailable", f"{WAITING} queries are waiting already: ask again in a moment")
@@ -96,7 +96,6 @@ class Queries:
                 self._turn.release()
         finally:
             self._present -= 1
-
 
     async def _come_to_turn(self, until: float, sources: Sources) -> None:
         left = until - sources.elapsed()
@@ -158,8 +157,8 @@ def _until(asked: _Asked, sources: Sources) -> Options:
     return replace(asked.options, max_seconds=asked.until - sources.elapsed(), clock=sources.elapsed)
 
 
-async def _in_pieces(request: web.Request, sources: Sources, steps: Steps[Result], until: float) -> Result:
-    """Drive an evaluation to its end, giving way to others. Raises ApiError."""
+async def in_pieces(request: web.Request, sources: Sources, steps: Steps[Result], until: float) -> Result:
+    """Drive work to its end, giving way to others; a QueryError after `until` is its timeout. Raises ApiError."""
     begun = sources.elapsed()
     while True:
         try:

@@ -1,7 +1,7 @@
 """Results of queries as Prometheus writes them (web/api/v1/json_codec.go), in pieces of text."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, cast
 
 from sidecar.model import Labels
@@ -51,6 +51,13 @@ def success_pieces(kind: ResultType, value: Value, at: float, remarks: dict[str,
     yield "}" + "".join(f',"{name}":{json.dumps(texts)}' for name, texts in said.items()) + "}"
 
 
+def listed(elements: Iterable[str], warnings: Sequence[str] = ()) -> Iterator[str]:
+    """The whole envelope around a list; each element is JSON already."""
+    yield '{"status":"success","data":'
+    yield from _list(elements)
+    yield (f',"warnings":{json.dumps(list(warnings))}' if warnings else "") + "}"
+
+
 def _matrix(matrix: Matrix) -> Iterator[str]:
     separator = "["
     for series in matrix:
@@ -65,7 +72,7 @@ def _matrix(matrix: Matrix) -> Iterator[str]:
     yield "]" if matrix else "[]"
 
 
-def _list(elements: Iterator[str]) -> Iterator[str]:
+def _list(elements: Iterable[str]) -> Iterator[str]:
     separator = "["
     for element in elements:
         yield separator + element

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.clock import monotonic
 from sidecar.errors import SidecarError
-from sidecar.web import api, modes, page, rules
+from sidecar.web import api, modes, page, prometheus, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.bearer import Bearer
 from sidecar.web.metrics import Exposition
@@ -65,6 +65,7 @@ def pages(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
         web.get("/api/v1/actions", api.answering(actions)),
         web.get("/api/v1/mode", partial(modes.worst, view)),
         web.get("/api/v1/mode/{target}", partial(modes.of_target, view)),
+        *prometheus.routes(queries),
     ])
     return app
 

@@ -1,6 +1,6 @@
 """What the web server shows: one frozen snapshot, replaced as a whole once per tick."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -74,11 +74,30 @@ class Sources:
     newest: Newest | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the sidecar tells of itself. It was started at `started_at` (Unix time) and is found at `url`.
+
+    `labels` are job and instance, as a scrape would add them; `external_labels` go with every alert. `settings` gives
+    the configuration in force as (key, text), keys like `targets[0].name`, without secrets.
+    """
+
+    started_at: float
+    url: str
+    labels: Mapping[str, str]
+    external_labels: Mapping[str, str]
+    interval_seconds: float
+    settings: Callable[[], Iterable[tuple[str, str]]]
+
+
 class View:
     """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick.
 
-    `sources` are None until there is anything to ask, `hands` until there is anybody who could carry out an order.
+    `sources` and `about` are None until there is anything to ask, `hands` until there is anybody who could carry out an
+    order.
     """
+
+    about: About | None = None
 
     def __init__(self, snapshot: Snapshot | None = None, sources: Sources | None = None,
                  hands: Hands | None = None) -> None:
