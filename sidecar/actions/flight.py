@@ -24,8 +24,10 @@ def open_record(storage: Path) -> tuple[int, list[Event]]:
         storage.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(None, "it is no file")
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise OSError(None, "it is no file, or one that has another name, too")
+        if found.st_uid not in (0, os.geteuid(), storage.stat().st_uid):
+            raise OSError(None, f"it belongs to another user, with the number {found.st_uid}")
         if found.st_mode & 0o077:
             os.fchmod(fd, 0o600)
         os.posix_fallocate(fd, 0, RING_BYTES)  # the guard shall find room later, whatever happens to the disk

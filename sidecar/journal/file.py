@@ -10,7 +10,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidecar.errors import SidecarError
@@ -168,14 +168,26 @@ class File:
         self.db.close()
 
 
+def _check_ours(path: Path, found: os.stat_result) -> None:
+    """Raise Unusable for what is no file, is one under another name, too, or belongs to one who may not change ours."""
+    if not stat.S_ISREG(found.st_mode):
+        raise Unusable("cannot_open", f"{path} is no file")
+    if found.st_nlink > 1:
+        raise Unusable("cannot_open", f"{path} is a file that has another name, too")
+    if found.st_uid not in (0, os.geteuid(), path.parent.stat().st_uid):
+        raise Unusable("denied", f"{path} belongs to another user, with the number {found.st_uid}")
+
+
 def _made_safe(path: Path) -> tuple[int, int]:
     """Make directory and file where they are missing, for us alone; (device, inode). Raises OSError, Unusable."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unusable("cannot_open", f"{path} is no file")
+        _check_ours(path, found)
+        for end in ("-wal", "-journal"):  # SQLite would wait for a pipe, and write to a file of another name
+            with suppress(FileNotFoundError):
+                _check_ours(beside := path.with_name(path.name + end), beside.lstat())
         if found.st_mode & 0o077:
             os.fchmod(fd, 0o600)
         if found.st_size > MOST_BYTES:

@@ -10,6 +10,9 @@ from aiohttp.typedefs import Handler, Middleware
 BODY_BYTES = 64 * 1024
 REQUESTS = 64
 """How many requests are worked on at a time."""
+FORMS = 32
+"""How many of these may bring a form: whoever sends theirs slowly keeps no page and no order from anybody."""
+FORM = "application/x-www-form-urlencoded"
 ALWAYS = "/-/healthy"
 """Costs nothing and must be answered under any load: who gets no answer here restarts the sidecar."""
 SAFE = frozenset({"GET", "HEAD"})
@@ -27,24 +30,25 @@ HEADERS = {
 def admission(hosts: Sequence[str]) -> Middleware:
     """A middleware that refuses foreign hosts, cross-site requests, big bodies and crowds, each with its reason."""
     known = frozenset(host.lower().rstrip(".") for host in hosts)
-    busy = 0
+    busy = forms = 0
 
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal busy
+        nonlocal busy, forms
+        form = request.content_type == FORM
         if not host_allowed(request.headers.getall(hdrs.HOST, []), known):
             raise web.HTTPForbidden(text="This Host is not served here; if it is right, add it to web.hosts.\n")
         if request.method not in SAFE and cross_site(request):
             raise web.HTTPForbidden(text="Cross-site requests are refused.\n")
         if (request.content_length or 0) > BODY_BYTES:
             raise web.HTTPRequestEntityTooLarge(BODY_BYTES, request.content_length or 0)
-        if busy >= REQUESTS and request.path != ALWAYS:
+        if (busy >= REQUESTS or (form and forms >= FORMS)) and request.path != ALWAYS:
             raise web.HTTPServiceUnavailable(text="Too many requests at once.\n", headers={hdrs.RETRY_AFTER: "1"})
-        busy += 1
+        busy, forms = busy + 1, forms + form
         try:
             return await handler(request)
         finally:
-            busy -= 1
+            busy, forms = busy - 1, forms - form
 
     return admit
 

@@ -3,6 +3,7 @@
 Wording and limits are those of Prometheus's web/api/v1/api.go, so that clients understand what they did wrong.
 """
 
+import asyncio
 import math
 import re
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from aiohttp import web
 
 from sidecar.promql.notation import quote
 from sidecar.rules.durations import parse_duration
+from sidecar.web.admission import FORM
 from sidecar.web.api import ApiError
 
-FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 1000
+FORM_SECONDS = 10.0
+"""For how long a form may come in."""
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -62,12 +65,15 @@ def invalid(name: str, reason: str) -> ApiError:
 
 
 async def parameters(request: web.Request) -> Parameters:
-    """The parameters of a request. Raises ApiError for a form that has too many fields."""
+    """The parameters of a request. Raises ApiError for a form that has too many fields, or that does not come."""
     form: list[tuple[str, str]] = []
     if request.content_type == FORM:
-        body = (await request.read()).decode("utf-8", "replace")
         try:
+            async with asyncio.timeout(FORM_SECONDS):
+                body = (await request.read()).decode("utf-8", "replace")
             form = parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        except TimeoutError:
+            raise ApiError("timeout", f"the form did not come within {FORM_SECONDS:g} s") from None
         except ValueError as error:
             raise ApiError("bad_data", f"error parsing form values: {error}") from None
     return Parameters(form, list(request.query.items()))
