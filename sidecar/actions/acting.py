@@ -64,7 +64,7 @@ class Acting:
         if attempt and event.kind in ("refused", "failed"):
             log.warning(f"channel {event.kind}", extra={
                 "target": attempt.target, "cleanup": attempt.cleanup, "channel": attempt.channel,
-                "reason": str(event.detail.get("reason", "")), "said": str(event.detail.get("message", "")),
+                "reason": str(event.detail.get("reason", "")), "said": str(event.detail.get("message", "")).strip(),
                 "id": attempt.id})
         if attempt and event.kind == "crossed":
             self._verdicts.overtaken(attempt, policy.options)
