@@ -27,7 +27,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_crashes import Crashes
-from sidecar.pipeline_journal import restore
+from sidecar.pipeline_journal import left_behind, restore
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
@@ -208,7 +208,9 @@ class _Desk:
         stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
                         breathe)
         now = wall()
-        restore(journal.open(now), groups, roster.update(now), now)
+        entries = journal.open(now)
+        restore(entries, groups, roster.update(now), now)
+        notifier.offer(left_behind(entries, groups, now), now)
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     def _hello(self, courier: bool) -> tuple[int, dict[str, Identity]]:

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, overload
 
 from sidecar.actions.acting import Acting
@@ -133,6 +134,19 @@ def restore(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence
         log.info("alerts go on from the journal", extra={
             "firing": states["firing"], "pending": states["pending"], "resolved": states["inactive"],
             "dropped": len(entries) - states.total(), "away_seconds": now - max(entry.seen_at for entry in entries)})
+
+
+def left_behind(entries: Sequence[Entry], groups: Sequence[Group], now: float) -> list[Alert]:
+    """Alerts that fired before a restart and whose rules are no more: they have ended, and people are to be told so.
+
+    Where a rule of the same name is loaded it may be the same one in another file: its alerts go on, or end at the
+    `endsAt` that was told last.
+    """
+    names = {rule.name for group in groups for rule in group.rules}
+    return [replace(alert, state="inactive", condition=False, resolved_at=now) for entry in entries
+            if entry.alert.state == "firing" and entry.alert.name not in names
+            and (alert := continued(entry.alert, seen_at=entry.seen_at, now=now, same_process=True,
+                                    interval_seconds=entry.alert.interval_seconds)) is not None]
 
 
 def _lives(targets: Sequence[Target]) -> Mapping[str, Life]:

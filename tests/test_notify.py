@@ -146,6 +146,29 @@ def test_alert_appears_in_alertmanager_and_resolves(tmp_path: Path) -> None:
         assert sent(notify([server.url], steps, external_labels={"site": "x"}), "sent") == 2
 
 
+def test_alertmanager_that_forgot_everything_is_told_again(tmp_path: Path) -> None:
+    """One that is started anew in the middle of an alert, knowing nothing, hears of it with the resend, and its end."""
+    port, firing = free_port(), alert()
+    flags = [f"--web.listen-address=127.0.0.1:{port}"]
+
+    async def steps(notifier: Notifier) -> None:
+        def told() -> list[str]:
+            now = time.time()
+            notifier.offer([replace(firing, last_evaluation=now)], now)
+            return [each["status"] for each in receiver.alerts()]
+
+        for _ in range(2):
+            with AlertRecorder() as receiver, running_alertmanager(tmp_path, receiver.url, flags=flags) as server:
+                await until(lambda: told() == ["firing"], "the receiver to hear of it")
+        with AlertRecorder() as receiver, running_alertmanager(tmp_path, receiver.url, flags=flags) as server:
+            await until(lambda: told() == ["firing"], "the receiver to hear of it")
+            notifier.offer([resolved(firing)], time.time())
+            await until(lambda: "resolved" in {each["status"] for each in receiver.alerts()}, "the end")
+            assert server.alerts() == []
+
+    notify([f"http://127.0.0.1:{port}"], steps, resend_delay_seconds=1.0)
+
+
 def test_alertmanager_refusing_one_alert_gets_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A label name that Alertmanager rejects costs only its own alert; the log names it."""
     with running_alertmanager(tmp_path) as server:
