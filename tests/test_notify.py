@@ -151,17 +151,19 @@ def test_alertmanager_that_forgot_everything_is_told_again(tmp_path: Path) -> No
     port, firing = free_port(), alert()
     flags = [f"--web.listen-address=127.0.0.1:{port}"]
 
-    async def steps(notifier: Notifier) -> None:
-        def told() -> list[str]:
-            now = time.time()
-            notifier.offer([replace(firing, last_evaluation=now)], now)
-            return [each["status"] for each in receiver.alerts()]
+    async def evaluate(notifier: Notifier) -> None:
+        while True:
+            notifier.offer([replace(firing, last_evaluation=time.time())], time.time())
+            await asyncio.sleep(0.1)
 
+    async def steps(notifier: Notifier) -> None:
+        rules = asyncio.create_task(evaluate(notifier))
         for _ in range(2):
             with AlertRecorder() as receiver, running_alertmanager(tmp_path, receiver.url, flags=flags) as server:
-                await until(lambda: told() == ["firing"], "the receiver to hear of it")
+                await until(receiver.alerts, "the receiver to hear of it")
         with AlertRecorder() as receiver, running_alertmanager(tmp_path, receiver.url, flags=flags) as server:
-            await until(lambda: told() == ["firing"], "the receiver to hear of it")
+            await until(receiver.alerts, "the receiver to hear of it")
+            rules.cancel()
             notifier.offer([resolved(firing)], time.time())
             await until(lambda: "resolved" in {each["status"] for each in receiver.alerts()}, "the end")
             assert server.alerts() == []
