@@ -173,6 +173,21 @@ def test_effective_cleanups_are_not_rationed(make: Make) -> None:
     assert max(asked.used_bytes or 0.0 for asked in world.asked) < LINES["critical"]
 
 
+def test_what_was_not_looked_at_in_time_has_not_come_back(make: Make) -> None:
+    """A sidecar that was away for an hour does not blame a cleanup of then for the memory of now."""
+    world = make(replace(DEFAULTS, strikes=1))
+    world.program.shares["light"] = 0.0
+    world.program.used = LINES["main"] * 1.05
+    while ("standard", "effective") not in outcomes(world):
+        world.tick()
+    world.crash_all(3600.0)
+    world.program.used = LINES["main"] * 0.99
+    world.wait(5.0)
+
+    done = next(attempt for attempt in world.attempts() if attempt.cleanup == "standard")
+    assert done.rebounded is False
+
+
 @pytest.mark.parametrize("pace", [31, 43, 61])
 def test_leak_that_has_only_just_begun_is_cleaned_up_for_as_long_as_that_helps(make: Make, pace: int) -> None:
     """Nobody knew of it before the first cleanup, and it fills what was freed within seconds: no reason to give up."""

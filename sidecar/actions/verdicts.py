@@ -182,7 +182,8 @@ class Verdicts:
 
     def _look_for_rebound(self, attempt: Attempt, options: Options, now: float,
                           readings: Sequence[Reading] = ()) -> None:
-        readings = readings or self._used(attempt.target, now - LATE_SECONDS, now)
+        due = (attempt.ended_at or now) + options.verification.rebound_seconds  # what is read long after tells nothing
+        readings = readings or self._used(attempt.target, due - LATE_SECONDS, due + LATE_SECONDS)
         freed = attempt.freed_bytes
         begun, known = attempt.started_at, _judged(attempt)
         since = max(self._since(attempt.target, begun), begun - SHORTEST_HISTORY_SECONDS)
