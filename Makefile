@@ -32,7 +32,7 @@ lint: $(VENV)/.dev  ## style and types alone
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-servers: $(BIN)/python  ## fetch Prometheus, Alertmanager and newer Pythons for the tests, without installing them
+servers: $(BIN)/python  ## fetch Prometheus, Alertmanager, Chromium and newer Pythons for the tests, installing none
 	@$(BIN)/python tests/servers.py
 
 bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine

@@ -123,24 +123,31 @@ def _unpacked(package: str) -> Path | str:
 
 
 def _download(package: str, work: Path) -> Path:
-    """The package's file, by the machine's lists; where these are missing or outdated, by fresh ones in the cache.
+    """The package's file."""
+    from_lists(work, lambda options: _apt(work, *options, "download", package))
+    return next(work.glob("*.deb"))
 
-    Lists of our own need no root and leave the machine as it was.
+
+def from_lists(work: Path, ask: Callable[[list[str]], Any]) -> None:
+    """`ask` by the machine's lists; where these are missing or outdated, by fresh ones in the cache.
+
+    `ask` gets the options of apt-get that say so. Lists of our own need no root and leave the machine as it was.
     """
     own = [f"-oDir::State::Lists={CACHE / 'apt' / 'lists'}", f"-oDir::Cache={CACHE / 'apt'}"]
     try:
-        _apt(work, "download", package)
+        ask([])
     except subprocess.CalledProcessError:
         for part in ("lists/partial", "archives/partial"):
             (CACHE / "apt" / part).mkdir(parents=True, exist_ok=True)
         _apt(work, *own, "update")
-        _apt(work, *own, "download", package)
-    return next(work.glob("*.deb"))
+        ask(own)
 
 
-def _apt(work: Path, *arguments: str) -> None:
-    polite = ["-qq", "-oAcquire::Retries=2", "-oAcquire::http::Timeout=20", "-oAPT::Sandbox::User="]
-    subprocess.run(["apt-get", *polite, *arguments], cwd=work, check=True, capture_output=True, timeout=300)
+def _apt(work: Path, *arguments: str, quiet: bool = True) -> str:
+    """What apt-get prints. Raises CalledProcessError."""
+    polite = ["-oAcquire::Retries=2", "-oAcquire::http::Timeout=20", "-oAPT::Sandbox::User=", *(["-qq"] * quiet)]
+    done = subprocess.run(["apt-get", *polite, *arguments], cwd=work, check=True, capture_output=True, timeout=300)
+    return done.stdout.decode(errors="replace")
 
 
 def _unpack(package: Path, folder: Path) -> None:
@@ -408,12 +415,14 @@ class _Recording(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    import newer_prometheus  # they import this file by its name
+    import browser  # they import this file by its name
+    import newer_prometheus
     import pythons
 
     try:
         for program in PACKAGES:
             print(find_binary(program))
+        print(browser.find()[0])
         print(pythons.fetched(pythons.MUST))
         print(newer_prometheus.find())
     except (NoServer, pythons.servers.NoServer) as error:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sidecar.clock import monotonic
 from sidecar.errors import SidecarError
-from sidecar.web import api, modes, page, prometheus, rules
+from sidecar.web import api, modes, prometheus, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.bearer import Bearer
 from sidecar.web.metrics import Exposition
@@ -29,6 +29,8 @@ SHUTDOWN_SECONDS = 2.0
 
 VIEW = web.AppKey("view", View)
 EXPOSITION = web.AppKey("exposition", Exposition)
+TOKEN = web.AppKey("token", bool)
+"""Whether there is a token, with which orders are taken."""
 
 
 def build(view: View, *, hosts: Sequence[str] = (), token: str = "",
@@ -38,6 +40,7 @@ def build(view: View, *, hosts: Sequence[str] = (), token: str = "",
     It is served under any IP address, localhost and the names in `hosts`. `clock` is in seconds and never goes back.
     """
     app = pages(view, hosts=hosts)
+    app[TOKEN] = bool(token)
     app.add_routes(Orders(view, Bearer(token, clock)).routes())
     return app
 
@@ -53,6 +56,7 @@ def pages(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
     app.add_routes([
         web.get("/", landing),
         web.get("/graph", landing),  # where the generatorURL of an alert points, as Prometheus's does
+        web.get("/static/{name}", static),
         web.get("/metrics", metrics),
         web.get(ALWAYS, healthy),
         web.get("/-/ready", ready),
@@ -72,9 +76,18 @@ def pages(view: View, *, hosts: Sequence[str] = ()) -> web.Application:
 
 async def landing(request: web.Request) -> web.Response:
     """GET /: what is going on, for a person."""
+    from sidecar.web import page  # here: many a sidecar is never looked at
+
     headers = {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
-    body = page.landing(request.app[VIEW].snapshot)
+    body = page.landing(request.app[VIEW], token=request.app.get(TOKEN, False))
     return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
+
+
+async def static(request: web.Request) -> web.Response:
+    """GET /static/NAME: what the page needs."""
+    from sidecar.web import static_files  # here: as above
+
+    return await static_files.handle(request)
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -1,0 +1,165 @@
+"""A target on the status page: its memory against its lines, its figures, and what can and cannot be seen of it."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from sidecar.model import Sample
+from sidecar.web.markup import TONES, chip, moment, seconds, size, text
+from sidecar.web.view import Snapshot, TargetStatus
+
+QUIET = ("below_threshold", "target_down", "standing_order")
+"""Reasons for doing nothing that the rest of the card has said."""
+SIGHT = {
+    "anon": ("memory by kind", "This kernel or sandbox does not tell kinds of memory apart."),
+    "tree": ("its child processes", "The process table cannot be read as a whole, so that workers are not counted."),
+    "pss": ("memory that processes share", "smaps_rollup may not be read: it takes the same user, or CAP_SYS_PTRACE."),
+    "cgroup": ("its cgroup and limits", "Its memory cgroup is not visible from here: mount it, or run beside it."),
+    "gc": ("its garbage collector", "Its memory may not be read (same user and Yama, or CAP_SYS_PTRACE), or it runs no "
+           "CPython that is known."),
+    "agent": ("an agent in it", "No agent answers: `import sidecar.agent` and `start()` in the program adds one."),
+    "fd": ("open files", "Its descriptors may not be listed: it takes the same user, or CAP_SYS_PTRACE."),
+    "io": ("bytes read and written", "Its io counters may not be read: it takes the same user, or CAP_SYS_PTRACE."),
+}
+"""capability -> what it shows, and why it is most likely missing."""
+
+Series = Mapping[str, Sequence[Sample]]
+"""metric -> the samples of one target."""
+
+
+def target_card(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | None], number: int) -> str:
+    """The card of a target. The scripts put the chart and the buttons where `data-chart` and `data-orders` stand."""
+    series = _series(shown, target.name)
+    there, missing = _sight(series)
+    sees = f"Sees {len(there)} of {len(there) + len(missing)}" if there or missing else "Sees nothing yet"
+    lacking = f" · cannot see: {_words(SIGHT[name][0] for name in missing)}" if missing else ""
+    lists = "".join(f'<li class="yes">{text(SIGHT[name][0])}</li>' for name in there)
+    lists += "".join(f'<li class="no"><b>{text(what)}</b><br>{text(why)}</li>'
+                     for what, why in (SIGHT[name] for name in missing))
+    hint = f"<p class='dim'>For the exact reason: <code>rag-sidecar doctor{_pid(series)}</code></p>" if missing else ""
+    return (
+        f'<article class="target" data-target="{text(target.name)}">'
+        f'<div id="top-{number}" data-live>{_top(target, shown, paused)}</div>'
+        f'<div data-chart></div><div data-orders></div>'
+        f'<div id="figures-{number}" data-live>{_figures(series)}</div>'
+        f'<details><summary id="sees-{number}" data-live>{text(sees + lacking)}</summary>'
+        f'<div id="sight-{number}" data-live><ul class="sight">{lists}</ul>{hint}</div></details></article>'
+    )
+
+
+def _top(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | None]) -> str:
+    """Its name, its state, used bytes, also as a bar up to a little above the critical line, and what is decided."""
+    used, main, critical = target.used_bytes, target.main_bytes, target.critical_bytes
+    bar = lines = ""
+    if main and critical:
+        lines = f'<p class="dim">main {size(main)} · critical {size(critical)}{_limit(target, shown)}</p>'
+        if used is not None:
+            bar = (f'<meter min="0" max="{1.1 * critical:.0f}" low="{0.8 * main:.0f}" high="{main:.0f}" optimum="0" '
+                   f'value="{used:.0f}" aria-label="used memory"></meter>')
+    mode = shown.modes[target.name].mode if target.name in shown.modes else ""
+    chips = chip("up", "good") if target.up else chip("gone", "bad")
+    chips += chip(mode, TONES.get(mode, "dim")) if mode else ""
+    if target.name in paused:
+        chips += chip("paused", "warn", more=" data-paused")
+    if any(row.get("parked") and row.get("ended_at") is None for row in shown.incidents
+           if row.get("target") == target.name):
+        chips += chip("parked", "bad", more=" data-parked")
+    return (f'<div class="top"><b>{text(target.name)}</b>{chips}<span class="right big">{size(used)}</span></div>'
+            f"{bar}{lines}{_decided(target.name, shown, paused)}")
+
+
+def _limit(target: TargetStatus, shown: Snapshot) -> str:
+    limit = shown.modes[target.name].limit_bytes if target.name in shown.modes else None
+    return f" · limit {size(limit)}" if limit else ""
+
+
+def _decided(name: str, shown: Snapshot, paused: Mapping[str, float | None]) -> str:
+    """Why nothing is done, where that is so."""
+    said = [text(row.get("message", "")) for row in shown.decisions
+            if row.get("target") == name and row.get("reason") not in QUIET]
+    if until := paused.get(name):
+        said.append(f"Paused until {moment(until)}.")
+    return "".join(f"<p>{sentence}</p>" for sentence in said)
+
+
+def _series(shown: Snapshot, name: str) -> Series:
+    found: dict[str, list[Sample]] = {}
+    for family in shown.families:
+        for sample in family.samples:
+            if sample.labels.get("target") == name:
+                found.setdefault(sample.labels.metric, []).append(sample)
+    return found
+
+
+def _sight(series: Series) -> tuple[list[str], list[str]]:
+    """What can be seen, and what cannot."""
+    there = {sample.labels.get("capability", ""): sample.value > 0
+             for sample in series.get("rag_sidecar_attach_capability", ())}
+    return [name for name in SIGHT if there.get(name)], [name for name in SIGHT if there.get(name) is False]
+
+
+def _pid(series: Series) -> str:
+    return next((f" --pid {text(sample.labels.get('pid', ''))}" for sample in series.get("rag_target_info", ())), "")
+
+
+def _figures(series: Series) -> str:
+    """Groups of figures; one that nothing is known of is left out."""
+    groups = {"Process": _process(series), "Garbage collector": _collector(series), "Agent": _agent(series)}
+    shown = []
+    for title, pairs in groups.items():
+        rows = "".join(f"<div><dt>{text(name)}</dt><dd>{value}</dd></div>" for name, value in pairs if value)
+        shown.append(f"<section><h3>{title}</h3><dl>{rows}</dl></section>" if rows else "")
+    return f'<div class="figures">{"".join(shown)}</div>'
+
+
+def _process(series: Series) -> Iterator[tuple[str, str]]:
+    yield "resident", _sum(series, "rag_process_resident_memory_bytes", size)
+    headroom = [each.value for each in series.get("rag_memory_headroom_bytes", ())]
+    yield "headroom", size(min(headroom)) if headroom else ""
+    yield "processes", _sum(series, "rag_target_processes")
+    yield "threads", _sum(series, "rag_process_threads")
+    yield "open files", _sum(series, "rag_process_open_fds")
+
+
+def _collector(series: Series) -> Iterator[tuple[str, str]]:
+    """Of all its processes together; collections by generation, the youngest first."""
+    versions = sorted({each.labels.get("version", "") for each in series.get("rag_python_info", ())} - {""})
+    yield "Python", text(_words(versions[:3]))
+    by_generation: dict[str, float] = {}
+    for each in series.get("rag_python_gc_collections_total", ()):
+        generation = each.labels.get("generation", "")
+        by_generation[generation] = by_generation.get(generation, 0.0) + each.value
+    yield "collections", " / ".join(_count(value) for _, value in sorted(by_generation.items()))
+    yield "objects freed", _sum(series, "rag_python_gc_objects_collected_total")
+    yield "tracked objects", _sum(series, "rag_python_gc_tracked_objects")
+    pauses = [each.value for each in series.get("rag_python_gc_pause_seconds_max", ())]
+    yield "longest pause", seconds(max(pauses)) if pauses else ""
+    enabled = [each.value for each in series.get("rag_python_gc_enabled", ())]
+    yield "automatic", "" if not enabled or all(enabled) else chip("off", "warn")
+
+
+def _agent(series: Series) -> Iterator[tuple[str, str]]:
+    up = [each.value for each in series.get("rag_agent_up", ())]
+    if not up:
+        return
+    yield "answers", text(f"{sum(up):.0f} of {len(up)}") if len(up) > 1 else ("yes" if up[0] else chip("no", "warn"))
+    info = next(iter(series.get("rag_agent_info", ())), None)
+    yield "version", text(info.labels.get("version", "")) if info else ""
+    yield "allocator", text(info.labels.get("allocator", "")) if info else ""
+    yield "malloc can return", _sum(series, "rag_malloc_releasable_bytes", size)
+    yield "caches", _sum(series, "rag_cache_size_bytes", size) or _sum(series, "rag_cache_entries")
+    yield "models loaded", _sum(series, "rag_model_loaded")
+    yield "torch holds", _sum(series, "rag_torch_reserved_bytes", size)
+    yield "requests", _sum(series, "rag_requests_total")
+
+
+def _sum(series: Series, metric: str, shown: Callable[[float], str] | None = None) -> str:
+    """Of all series of a metric; nothing where there are none."""
+    values = [each.value for each in series.get(metric, ())]
+    return (shown or _count)(sum(values)) if values else ""
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names)
