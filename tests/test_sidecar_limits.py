@@ -1,6 +1,7 @@
 """What holds a real sidecar back, and what makes it act besides a line: budgets, pauses, a second one; and modes."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -11,6 +12,8 @@ from conftest import wait_until
 from hurried import HURRY, Spawn, is_parked, over, settings, ticks, tried
 from servers import free_port
 from sidecars import MIB, Sidecar, running_sidecar, told
+
+V1_MEMORY = Path("/sys/fs/cgroup/memory")
 
 
 def held(sidecar: Sidecar, reason: str) -> None:
@@ -174,3 +177,27 @@ def test_mode_follows_memory_up_and_down(spawn: Spawn, tmp_path: Path) -> None:
             wait_until(lambda name=expected: sidecar.value("rag_mode", f'mode="{name}"') == 1, 20, "the series")
             assert sum(sidecar.series("rag_mode").values()) == 1
         assert sidecar.actions() == []
+
+
+@pytest.mark.skipif(not V1_MEMORY.is_dir() or os.geteuid() != 0, reason="needs root and cgroup v1 for a real cgroup")
+def test_mode_follows_the_limit_of_a_real_cgroup(spawn: Spawn, tmp_path: Path) -> None:
+    """With a limit of 300 MiB it is cautious from 234 MiB on and degraded from 264 MiB on, whatever the lines are."""
+    group = V1_MEMORY / f"rag-sidecar-mode-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(300 * MIB))
+        stubborn = spawn("stubborn", preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
+        port = free_port()
+        file = settings(tmp_path, port, stubborn.pid, [over("main", "standard")], actions={"mode": "observe"})
+        with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+            wait_until(lambda: sidecar.value("rag_memory_limit_bytes") == 300 * MIB, 20, "the limit to be read")
+            for command, wanted in (("grow 200", (200, "normal")), ("grow 40", (200, "cautious")),
+                                    ("grow 30", (503, "degraded")), ("drop", (200, "normal"))):
+                stubborn.tell(command)
+                ticks(sidecar, 3)
+                wait_until(lambda wanted=wanted: mode(sidecar) == wanted, 20, f"{wanted} after {command}")
+        stubborn.process.kill()
+        stubborn.process.wait()
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text(), 10, "the cgroup to be empty")
+        group.rmdir()
