@@ -21,7 +21,7 @@ FILE = "control.sock"
 SECONDS = 30.0
 """Longest silence between two lines of an answer: what is waited for longest is the verdict, 20 s after the answer."""
 MOST_LINE_BYTES = 1 << 20
-START = f"`rag-sidecar run …` starts one; it listens at {FILE} in the folder that its --storage.path names"
+START = f"`rag-sidecar run` starts one; it listens at {FILE} in the folder that its --storage.path names"
 REFUSALS = frozenset({401, 403, 409, 429})
 
 _CREDENTIALS = struct.Struct("3i")
@@ -56,7 +56,7 @@ class Way(NamedTuple):
         url, token_file = arguments.url, arguments.token_file
         if url is None or not url.startswith(("http://", "https://")):
             if token_file is not None:
-                raise SidecarError("a token is for a sidecar's web server", help="say where it is: --url http://…")
+                raise SidecarError("a token is for a sidecar's web server", help="say where it is: --url http://HOST:PORT")
             return cls(socket_path(url, arguments.storage_path))
         if token_file is None:
             raise SidecarError(f"{url} changes nothing without a token",

@@ -110,5 +110,5 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")
     other.add_argument(flags["log_level"], dest="log_level", metavar="LEVEL", help="debug, info, warning or error")
     other.add_argument(flags["log_format"], dest="log_format", metavar="FORMAT", help="logfmt or json")
-    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND…",
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND ...",
                         help="a program to start and watch; its exit code is passed on")
