@@ -126,3 +126,22 @@ def test_end_of_an_alert_says_what_was_tried(spawn: Callable[..., Target], tmp_p
                 for each in recorder.alerts()), 90, "what was tried")
         said = {each["annotations"].get("remediation", "") for each in recorder.alerts()}
     assert any(text.startswith("aggressive: ") for text in said)
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_what_waits_is_tried_before_the_sidecar_ends(
+    spawn: Callable[..., Target], tmp_path: Path, recovers: bool
+) -> None:
+    """SIGTERM while Alertmanager is not well: what waits arrives if it recovers soon, else the log counts it."""
+    leaky, port = spawn("leaky"), free_port()
+    with AlertRecorder(status=503) as recorder:
+        file = settings(tmp_path, port, leaky.pid, [recorder.url], ELSE)
+        with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+            recorder.wait_for(lambda: len(recorder.posts) >= 2, 20, "attempts in vain")
+            os.kill(sidecar.process.pid, signal.SIGTERM)
+            recorder.posts.clear()
+            recorder.status = 200 if recovers else 503
+            assert sidecar.process.wait(20) == 0
+        assert {each["labels"]["alertname"] for each in recorder.alerts()} == {"Else"}
+        left = sidecar.said("alerts not delivered at the end")
+    assert [each["count"] for each in left] == ([] if recovers else [1])
