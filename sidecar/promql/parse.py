@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import promql_parser as parser
 
@@ -50,6 +50,8 @@ _UNCHECKED = ("exp", "ln", "log2", "log10")
 _EXPERIMENTAL = ("it is experimental in Prometheus; --enable-feature=promql-experimental-functions, or that name in "
                  "`features`, admits it")
 _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
+_MET: dict[str, Any] = {}
+"""The functions that were called so far, as the package describes them: it tells of them nowhere else."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -78,6 +80,28 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
     if not isinstance(expr, VectorSelector) or expr.offset_seconds or expr.at is not None:
         raise QueryError(f"{text!r} is not a series selector", help='write a name, matchers in braces, or both')
     return expr.matchers
+
+
+class Signature(NamedTuple):
+    """What a function takes and gives: `scalar`, `string`, `vector` or `matrix`.
+
+    Of the arguments so many, `variadic`, may be absent at the end; -1: the last may be there any number of times.
+    """
+
+    argument_types: tuple[str, ...]
+    variadic: int
+    return_type: str
+
+
+def signature(name: str) -> Signature:
+    """The signature of a function that an expression parsed here has called."""
+    function = _MET[name]
+    return Signature(tuple(_named(kind) for kind in function.arg_types), function.variadic,
+                     _named(function.return_type))
+
+
+def _named(kind: Any) -> str:
+    return str(kind).rpartition(".")[2].lower()
 
 
 def _hint(tokens: list[Token]) -> str:
@@ -160,6 +184,7 @@ class _Conversion:
             _refuse(f"{name}()", "it is not implemented here", position)
         if (node.func.experimental or name in EXPERIMENTAL) and not self._experimental:
             _refuse(f"{name}()", _EXPERIMENTAL, position)
+        _MET[name] = node.func
         arguments = tuple(map(self.convert, node.args))
         if name in _UNCHECKED and isinstance(arguments[0], NumberLiteral):
             raise QueryError(f'expected type instant vector in call to function "{name}", got scalar',
@@ -200,7 +225,7 @@ class _Conversion:
         if op in _EXPERIMENTAL_AGGREGATIONS and not self._experimental:
             _refuse(f"{op}()", _EXPERIMENTAL, position)
         parameter = self.convert(node.param) if node.param is not None else None
-        if op in _EXPERIMENTAL_AGGREGATIONS and not _is_number(parameter):
+        if op in _EXPERIMENTAL_AGGREGATIONS and not is_number(parameter):
             raise QueryError(f"the first parameter of {op}() must be a number", position=position)
         expr = self.convert(node.expr)
         modifier = node.modifier
@@ -209,12 +234,13 @@ class _Conversion:
         return Aggregate(op, expr, parameter, grouping, without, position)
 
 
-def _is_number(expr: Expr | None) -> bool:
+def is_number(expr: Expr | None) -> bool:
+    """Whether an expression gives a number, and neither a vector nor a text."""
     match expr:
         case Unary() | Paren():
-            return _is_number(expr.expr)
+            return is_number(expr.expr)
         case Binary():
-            return _is_number(expr.left) and _is_number(expr.right)
+            return is_number(expr.left) and is_number(expr.right)
         case Call():
             return expr.function in NUMBERS
     return isinstance(expr, NumberLiteral)

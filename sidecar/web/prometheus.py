@@ -39,7 +39,8 @@ def _scrape() -> Mapping[str, Endpoint]:
 def _syntax() -> Mapping[str, Endpoint]:
     from sidecar.web import syntax
 
-    return {"/api/v1/format_query": syntax.format_query, "/api/v1/query_exemplars": syntax.query_exemplars}
+    return {"/api/v1/format_query": syntax.format_query, "/api/v1/parse_query": syntax.parse_query,
+            "/api/v1/query_exemplars": syntax.query_exemplars}
 
 
 def _alertmanager() -> Mapping[str, Endpoint]:
@@ -55,10 +56,10 @@ LOADED_BY: Mapping[str, Callable[[], Mapping[str, Endpoint]]] = {
     "/api/v1/alertmanagers": _status,
     "/sd": _scrape, "/metrics/target/{name}": _scrape, "/api/v1/targets": _scrape, "/api/v1/metadata": _scrape,
     "/api/v1/targets/metadata": _scrape, "/api/v1/scrape_pools": _scrape,
-    "/api/v1/format_query": _syntax, "/api/v1/query_exemplars": _syntax,
+    "/api/v1/format_query": _syntax, "/api/v1/parse_query": _syntax, "/api/v1/query_exemplars": _syntax,
     "/api/v2/status": _alertmanager, "/api/v2/alerts": _alertmanager,
 }
-FORMS = ("/api/v1/series", "/api/v1/labels", "/api/v1/format_query", "/api/v1/query_exemplars")
+FORMS = ("/api/v1/series", "/api/v1/labels", "/api/v1/format_query", "/api/v1/parse_query", "/api/v1/query_exemplars")
 """Those that may be posted: a form instead of a long URL. They change nothing either."""
 
 
