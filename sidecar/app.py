@@ -192,10 +192,8 @@ class _Desk:
         groups = [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,
                         external_labels=settings.external_labels, external_url=url) for spec in self._specs]
         store.keep(_needs(self._specs))
-
         features = Features.of(settings.features)
         options = Options(delayed_name_removal=features.delayed_name_removal)
-
         bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=busy)
         rules = Bounded(store.select, store.newest, bounded, monotonic)
         scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
