@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import newer_prometheus
 import pytest
 import servers
 import yaml
 from asking import NOW, Ask, Bench, serve
+from hypothesis import strategies as st
 from servers import CHECKOUT, RunningPrometheus, running_alertmanager, running_prometheus, wait_until
 from sidecars import config, running_sidecar
 
 from sidecar.model import STALE, Alert, Labels, Metric, Sample
+from sidecar.web import prometheus as prometheus_routes
 from sidecar.web import scrape
 from sidecar.web.query import LONGEST_SECONDS
 from sidecar.web.series import unescaped
@@ -440,6 +443,35 @@ def test_nothing_to_tell_yet() -> None:
         assert ((await ask("/-/healthy")).status, (await ask("/-/ready")).status) == (200, 503)
 
     serve(None, steps)
+
+
+WORDS = ["used", "{}", "a b", "", "0", "-1", "1e400", "9" * 30, "nan", "5m", "any", "U__", "²", "\x00", "\ud800é", "(",
+         "{a=~'('}", "((((((((", "label_join(a, 'b')", "rate(used[5m]) / ignoring (x) group_left () vector(1)",
+         "severity=x"]
+NAMES = ["match[]", "match_target", "start", "end", "limit", "limit_per_metric", "metric", "query", "state", "filter",
+         "receiver", "active", "scrapePool"]
+PATHS = [path.replace("{name}", name) for path in prometheus_routes.LOADED_BY for name in ("rag", "U__x_", "%C3%A9")]
+
+
+@hypothesis.settings(max_examples=10, deadline=None, derandomize=True)
+@hypothesis.given(st.lists(st.tuples(st.sampled_from(PATHS), st.dictionaries(
+    st.sampled_from(NAMES), st.one_of(st.sampled_from(WORDS), st.text(max_size=20)), max_size=4)), min_size=60,
+    max_size=60))
+def test_no_request_is_too_odd(requests: list[tuple[str, dict[str, str]]]) -> None:
+    """Whatever is asked, there is an answer, and where that is no success, it says why."""
+    bench = Bench(snapshot=Snapshot(1, "", [*families()], [TargetStatus("rag", True)], [alert("Hot", "firing")]),
+                  about=About(NOW, "http://h:1", ME, {}, 1.0, list))
+    bench.add("used", 1, 2, 3)
+
+    async def steps(ask: Ask, url: str) -> None:
+        for path, given_ in requests:
+            pairs = {name: text.encode(errors="replace").decode() for name, text in given_.items()}
+            answer = await ask(path, parameters=pairs.items())
+            assert answer.status in (200, 400) or (answer.status == 404 and "/target/" in path), (path, pairs)
+            if answer.status == 400:
+                assert answer.json if path.startswith("/api/v2") else answer.error[1] == "bad_data"
+
+    serve(bench, steps)
 
 
 @pytest.mark.parametrize(("name", "label"), [

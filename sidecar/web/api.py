@@ -17,6 +17,7 @@ STATUS: dict[ErrorType, int] = {"bad_data": 400, "execution": 422, "canceled": 4
 JSON = "application/json"
 LINES = "application/jsonl"
 PIECE_BYTES = 64 * 1024
+PIECES_A_BREATH = 500
 SLOWEST_SECONDS = 10.0
 RETRY_SECONDS = 1
 
@@ -60,10 +61,12 @@ async def send(request: web.Request, pieces: Iterable[str], breathe: Callable[[]
     """
     gathered: list[str] = []
     size, begun = 0, None
-    for piece in pieces:
+    for count, piece in enumerate(pieces, 1):
         gathered.append(piece)
         size += len(piece)
         if size < PIECE_BYTES:
+            if count % PIECES_A_BREATH == 0:
+                await breathe()
             continue
         if request.method == hdrs.METH_HEAD:
             return web.Response(content_type=JSON)

@@ -8,8 +8,11 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import merge
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -18,7 +21,7 @@ from sidecar.model import Labels
 from sidecar.promql.mistake import described
 from sidecar.promql.notation import quote
 from sidecar.promql.parse import parse_matchers
-from sidecar.promql.steps import Steps
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.promql.values import Matcher, Series
 from sidecar.web.api import ApiError, Response, send, success
 from sidecar.web.parameters import Parameters, invalid, limit, named_moment, parameters
@@ -29,6 +32,8 @@ from sidecar.web.view import Sources
 TRUNCATED = "results truncated due to limit"
 TOP = 10
 """How many rows each list of /api/v1/status/tsdb has."""
+
+T = TypeVar("T")
 
 _ESCAPED = re.compile(r"_(_|[0-9a-fA-F]{1,6}_)")
 _HALF_A_MILLISECOND = 0.0005
@@ -49,17 +54,12 @@ async def series(request: web.Request, queries: Queries) -> Response:
     given = await parameters(request)
     if not given.every("match[]"):
         raise ApiError("bad_data", "no match[] parameter provided")
-    wanted, found = _wanted(given), set[Labels]()
-    sources = await _look(request, queries, wanted, lambda one: found.add(one.labels))
-    chosen = sorted(found, key=lambda labels: tuple(labels.items()))
-    return await _answer(request, sources, chosen, wanted)
+    return await _list(request, queries, _wanted(given), lambda labels: (labels,), _order)
 
 
 async def labels(request: web.Request, queries: Queries) -> Response:
     """GET, POST /api/v1/labels: the names of all labels. Raises ApiError."""
-    wanted, found = _wanted(await parameters(request)), set[str]()
-    sources = await _look(request, queries, wanted, lambda one: found.update(one.labels))
-    return await _answer(request, sources, sorted(found), wanted)
+    return await _list(request, queries, _wanted(await parameters(request)), lambda labels: labels, str)
 
 
 async def values(request: web.Request, queries: Queries) -> Response:
@@ -67,9 +67,8 @@ async def values(request: web.Request, queries: Queries) -> Response:
     name = unescaped(request.match_info["name"])
     if not name:
         raise ApiError("bad_data", f"invalid label name: {quote(name)}")
-    wanted, found = _wanted(await parameters(request)), set[str]()
-    sources = await _look(request, queries, wanted, lambda one: found.add(one.labels.get(name, "")))
-    return await _answer(request, sources, sorted(found - {""}), wanted)
+    wanted = _wanted(await parameters(request))
+    return await _list(request, queries, wanted, lambda labels: filter(None, (labels.get(name),)), str)
 
 
 async def tsdb(request: web.Request, queries: Queries) -> Response:
@@ -85,7 +84,10 @@ async def tsdb(request: web.Request, queries: Queries) -> Response:
             said[name].add(value)
         times[:] = min(times[0], one.times[0]), max(times[1], one.times[-1])
 
-    await _look(request, queries, _Wanted((), -math.inf, math.inf, 0), count)
+    sources, everything = sources_of(queries.view), _Wanted((), -math.inf, math.inf, 0)
+    until = sources.elapsed() + LONGEST_SECONDS
+    async with queries.turn(until, sources):
+        await in_pieces(request, sources, _look(sources, everything, count, until), until)
     head = {"numSeries": metrics.total(), "numLabelPairs": len(pairs), "chunkCount": metrics.total(),
             "minTime": _milliseconds(times[0]), "maxTime": _milliseconds(times[1])}
     sizes = {name: sum(len(value.encode("utf-8", "replace")) for value in texts) for name, texts in said.items()}
@@ -121,16 +123,23 @@ def unescaped(name: str) -> str:
         return name
 
 
-async def _look(request: web.Request, queries: Queries, wanted: _Wanted, take: Callable[[Series], None]) -> Sources:
-    """Show every wanted series to `take`, giving way to others."""
-    sources = sources_of(queries.view)
+async def _list(request: web.Request, queries: Queries, wanted: _Wanted, parts: Callable[[Labels], Iterable[T]],
+                key: Callable[[T], str]) -> Response:
+    """What `parts` gives of the wanted series: each once, in the order of their keys, at most as many as are wanted."""
+    sources, found = sources_of(queries.view), set[T]()
     until = sources.elapsed() + LONGEST_SECONDS
     async with queries.turn(until, sources):
-        await in_pieces(request, sources, _steps(sources, wanted, take, until), until)
-    return sources
+        steps = _look(sources, wanted, lambda one: found.update(parts(one.labels)), until)
+        await in_pieces(request, sources, steps, until)
+        runs = await in_pieces(request, sources, _sorted_runs(found, key), until)
+        more = 0 < wanted.limit < len(found)
+        texts = (json.dumps(one, separators=(",", ":")) for _, one in merge(*runs, key=itemgetter(0)))
+        answer = listed(islice(texts, wanted.limit if more else None), [TRUNCATED] if more else [])
+        return await send(request, answer, sources.breathe)
 
 
-def _steps(sources: Sources, wanted: _Wanted, take: Callable[[Series], None], until: float) -> Steps[None]:
+def _look(sources: Sources, wanted: _Wanted, take: Callable[[Series], None], until: float) -> Steps[None]:
+    """Show every wanted series to `take`."""
     for matchers in wanted.selectors or ((),):
         for one in sources.select(matchers, wanted.start - _HALF_A_MILLISECOND, wanted.end):
             take(one)
@@ -139,16 +148,20 @@ def _steps(sources: Sources, wanted: _Wanted, take: Callable[[Series], None], un
                 raise QueryError("there are too many series", help="ask for fewer of them with match[]")
 
 
-async def _answer(request: web.Request, sources: Sources, found: Collection[Any], wanted: _Wanted) -> Response:
-    """The answer: at most as many as are wanted, and where that leaves some out, a warning."""
-    more = 0 < wanted.limit < len(found)
-    return await send(request, listed(_texts(found, wanted.limit if more else len(found)), [TRUNCATED] if more else []),
-                      sources.breathe)
+def _sorted_runs(found: Collection[T], key: Callable[[T], str]) -> Steps[list[list[tuple[str, T]]]]:
+    """Short sorted lists, to be merged while they are sent: sorting all at once would hold the tick."""
+    runs = []
+    rest = iter(found)
+    while run := [(key(one), one) for one in islice(rest, ELEMENTS_A_PIECE)]:
+        run.sort(key=itemgetter(0))
+        runs.append(run)
+        yield
+    return runs
 
 
-def _texts(found: Collection[Any], most: int) -> Iterator[str]:
-    for _, one in zip(range(most), found, strict=False):
-        yield json.dumps(one, separators=(",", ":"))
+def _order(labels: Labels) -> str:
+    """The order of series: by the first name in which they differ, or the first value."""
+    return "\0".join(f"{name}\0{value}" for name, value in labels.items())
 
 
 def _wanted(given: Parameters) -> _Wanted:
