@@ -170,7 +170,7 @@ class Watchlist:
                 elif not watch.certain(standing.order):
                     standing.not_before = now + DOUBT_SECONDS
                 elif self._begin(standing.order, watch):
-                    standing.note_delivery(now)
+                    standing.note_delivery(monotonic())
                 else:
                     standing.not_before = now + KILL_SWITCH_SECONDS
 
