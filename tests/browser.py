@@ -180,9 +180,9 @@ class Page:
             self.command("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code,
                          **(more if kind == "keyDown" else {}))
 
-    def picture(self, name: str) -> Path:
-        """The whole page, as a PNG in the folder of the test."""
-        shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    def picture(self, name: str, *, whole: bool = True) -> Path:
+        """The whole page, or what is in the window, as a PNG in the folder of the test."""
+        shot = self.command("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path = self._folder / f"{name}.png"
         path.write_bytes(base64.b64decode(shot["data"]))
         return path

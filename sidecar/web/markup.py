@@ -1,5 +1,6 @@
 """Words of the status page: everything that is shown goes through `text`, so that markup in names is text."""
 
+import re
 from datetime import UTC, datetime
 from html import escape
 
@@ -14,6 +15,11 @@ TONES = {
 def text(given: object) -> str:
     """Anything, escaped."""
     return escape(str(given))
+
+
+def prose(given: object) -> str:
+    """A sentence, escaped; what stands between backquotes is to be typed."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(given))
 
 
 def chip(word: str, tone: str, *, more: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sidecar import __version__
 from sidecar.model import Alert
-from sidecar.web.markup import TONES, chip, moment, seconds, size, text
+from sidecar.web.markup import TONES, chip, moment, prose, seconds, size, text
 from sidecar.web.page_target import target_card
 from sidecar.web.view import Snapshot, View
 
@@ -94,7 +94,7 @@ def _incident(incident: Mapping[str, Any]) -> str:
     until = "" if ended is None else f" to {moment(ended)}"
     tried = "no cleanup" if not count else "1 cleanup" if count == 1 else f"{count} cleanups"
     return _row(f"{incident.get('target', '')}: {incident.get('level', '')}", state, tried,
-                text(incident.get("message", "")), f'<span class="dim">{moment(opened)}{until}</span>')
+                prose(incident.get("message", "")), f'<span class="dim">{moment(opened)}{until}</span>')
 
 
 def _action(action: Mapping[str, Any]) -> str:
@@ -106,7 +106,7 @@ def _action(action: Mapping[str, Any]) -> str:
             text(f"by {action['channel']}") if action.get("channel") else "", text(action.get("reason", "")),
             text(f"asked by {action['trigger']}") if action.get("trigger", "rule") != "rule" else "",
             sizes, f"in {seconds(took)}" if took is not None else ""]
-    right = "" if freed is None else f"<b>freed {size(freed)}</b>"
+    right = "" if freed is None else f"<b>{'freed' if freed >= 0 else 'grew by'} {size(abs(freed))}</b>"
     return _row(f"{action.get('target', '')}: {action.get('cleanup', '')}", chip(outcome, TONES.get(outcome, "dim")),
                 right, f'<span class="dim">{" · ".join(filter(None, said))}</span>')
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.model import Sample
-from sidecar.web.markup import TONES, chip, moment, seconds, size, text
+from sidecar.web.markup import TONES, chip, moment, prose, seconds, size, text
 from sidecar.web.view import Snapshot, TargetStatus
 
-QUIET = ("below_threshold", "target_down", "standing_order")
+QUIET = ("below_threshold", "target_down")
 """Reasons for doing nothing that the rest of the card has said."""
 SIGHT = {
     "anon": ("memory by kind", "This kernel or sandbox does not tell kinds of memory apart."),
@@ -32,7 +32,7 @@ def target_card(target: TargetStatus, shown: Snapshot, paused: Mapping[str, floa
     sees = f"Sees {len(there)} of {len(there) + len(missing)}" if there or missing else "Sees nothing yet"
     lacking = f" · cannot see: {_words(SIGHT[name][0] for name in missing)}" if missing else ""
     lists = "".join(f'<li class="yes">{text(SIGHT[name][0])}</li>' for name in there)
-    lists += "".join(f'<li class="no"><b>{text(what)}</b><br>{text(why)}</li>'
+    lists += "".join(f'<li class="no"><b>{text(what)}</b><br>{prose(why)}</li>'
                      for what, why in (SIGHT[name] for name in missing))
     hint = f"<p class='dim'>For the exact reason: <code>rag-sidecar doctor{_pid(series)}</code></p>" if missing else ""
     return (
@@ -62,8 +62,9 @@ def _top(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | Non
     if any(row.get("parked") and row.get("ended_at") is None for row in shown.incidents
            if row.get("target") == target.name):
         chips += chip("parked", "bad", more=" data-parked")
+    calm = used is not None and main is not None and used < main
     return (f'<div class="top"><b>{text(target.name)}</b>{chips}<span class="right big">{size(used)}</span></div>'
-            f"{bar}{lines}{_decided(target.name, shown, paused)}")
+            f"{bar}{lines}{_decided(target.name, shown, paused, calm)}")
 
 
 def _limit(target: TargetStatus, shown: Snapshot) -> str:
@@ -71,10 +72,11 @@ def _limit(target: TargetStatus, shown: Snapshot) -> str:
     return f" · limit {size(limit)}" if limit else ""
 
 
-def _decided(name: str, shown: Snapshot, paused: Mapping[str, float | None]) -> str:
-    """Why nothing is done, where that is so."""
-    said = [text(row.get("message", "")) for row in shown.decisions
-            if row.get("target") == name and row.get("reason") not in QUIET]
+def _decided(name: str, shown: Snapshot, paused: Mapping[str, float | None], calm: bool) -> str:
+    """Why nothing is done, where that is so. Of a target that is `calm`, the guard's standing orders are no news."""
+    quiet = (*QUIET, "standing_order") if calm else QUIET
+    said = [prose(row.get("message", "")) for row in shown.decisions
+            if row.get("target") == name and row.get("reason") not in quiet]
     if until := paused.get(name):
         said.append(f"Paused until {moment(until)}.")
     return "".join(f"<p>{sentence}</p>" for sentence in said)

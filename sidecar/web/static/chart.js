@@ -3,6 +3,7 @@ const MIB = 2 ** 20;
 const LEVELS = ["preventive", "main", "critical"];
 const COLUMNS = ["used", ...LEVELS, "limit"];
 const TONES = { effective: "good", partial: "warn", unknown: "warn", interrupted: "warn", ineffective: "bad", refused: "bad", undelivered: "bad" };
+const SEVERITIES = ["info", "warning", "critical"];
 const HEIGHT = 260;
 const LOWEST_SHARE = 0.3; // of the critical line: below this the lines would flatten what is to be seen
 const SHORTEST_SECONDS = 120;
@@ -49,8 +50,8 @@ export class Chart {
     const font = "12px system-ui, sans-serif";
     const axis = { stroke: () => colour("dim"), font, grid: { stroke: () => colour("grid"), width: 1 }, ticks: { show: false } };
     return {
-      width: 600, height: HEIGHT, legend: { show: false }, padding: [20, 8, 0, 0],
-      cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+      width: 600, height: HEIGHT, legend: { show: false }, padding: [20, 26, 0, 0],
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: (_, series) => (series === 1 ? 8 : 0) } },
       scales: { x: { range: () => [this.begin(), this.end] }, y: { range: () => [0, this.top()] } },
       axes: [
         { ...axis, size: 28, values: (_, splits, __, ___, apart) => splits.map((at) => new Date(at * 1000).toLocaleTimeString([], {
@@ -151,13 +152,15 @@ export class Chart {
 
   drawAlerts() {
     const { ctx, bbox } = this.plot;
+    const worst = new Map(); // column's time -> how bad the worst alert was then
     for (const { severity, times } of this.alerts.values()) {
-      ctx.fillStyle = colour(`alert-${severity}`) || colour("alert-info");
-      for (const at of times) {
-        const left = Math.max(bbox.left, this.plot.valToPos(at, "x", true));
-        const right = Math.min(bbox.left + bbox.width, this.plot.valToPos(at + this.width, "x", true));
-        if (right > left) ctx.fillRect(Math.round(left), bbox.top, Math.round(right) - Math.round(left), bbox.height);
-      }
+      for (const at of times) worst.set(at, Math.max(worst.get(at) ?? 0, SEVERITIES.indexOf(severity)));
+    }
+    for (const [at, rank] of worst) {
+      ctx.fillStyle = colour(`alert-${SEVERITIES[rank]}`);
+      const left = Math.max(bbox.left, this.plot.valToPos(at, "x", true));
+      const right = Math.min(bbox.left + bbox.width, this.plot.valToPos(at + this.width, "x", true));
+      if (right > left) ctx.fillRect(Math.round(left), bbox.top, Math.round(right) - Math.round(left), bbox.height);
     }
   }
 
@@ -231,7 +234,7 @@ export class Chart {
     const column = this.plot.cursor.left >= 0 ? this.plot.cursor.idx : null;
     const minutes = `${Math.round(this.span / 60)} min`;
     if (column === null || column === undefined) {
-      this.say("", `highest ${bytes(this.highest())} in ${minutes}`);
+      this.say("", this.highest() ? `highest ${bytes(this.highest())} in ${minutes}` : `nothing could be measured in ${minutes}`);
       const lines = LEVELS.filter((name) => this.latest(name) !== null).map((name) => `${name} line ${bytes(this.latest(name))}`);
       this.place.setAttribute("aria-label", [`Memory of ${this.target} in the last ${minutes}: now ${bytes(this.latest("used"))}`,
         `highest ${bytes(this.highest())}`, ...lines, `${this.shown().length} cleanups`].join(", ") + ". Arrow keys read it.");
@@ -243,7 +246,7 @@ export class Chart {
     for (const { name, times } of this.alerts.values()) if (times.some((time) => Math.abs(time - at) < this.width / 2)) said.push(`${name} fires`);
     for (const row of this.shown()) {
       if (Math.abs(row.started_at - at) > near) continue;
-      said.push(`${row.cleanup} cleanup ${row.outcome}${row.freed_bytes ? `, freed ${bytes(row.freed_bytes)}` : ""}${row.reason ? ` (${row.reason})` : ""}`);
+      said.push(`${row.cleanup} cleanup ${row.outcome}${row.freed_bytes > 0 ? `, freed ${bytes(row.freed_bytes)}` : ""}${row.reason ? ` (${row.reason})` : ""}`);
     }
     this.say(clock(at), ...said);
   }

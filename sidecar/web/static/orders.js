@@ -130,7 +130,7 @@ export class Orders {
 
   followed(row) {
     const ok = row.outcome === "effective" || row.outcome === "dry_run";
-    const freed = row.freed_bytes === null || row.freed_bytes === undefined ? "" : `, freed ${this.bytes(row.freed_bytes)}`;
+    const freed = row.freed_bytes === null || row.freed_bytes === undefined ? "" : `, ${row.freed_bytes < 0 ? "grew by" : "freed"} ${this.bytes(Math.abs(row.freed_bytes))}`;
     return { ok, said: `${row.outcome}${freed}${row.reason ? ` (${row.reason})` : ""}.` };
   }
 }
