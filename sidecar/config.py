@@ -12,6 +12,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
+from sidecar.config_alertmanagers import root_url
 from sidecar.config_channels import HttpChannel
 from sidecar.config_describe import Row, describe, rows
 from sidecar.config_mistakes import mistakes, warnings
@@ -21,14 +22,12 @@ from sidecar.config_settings import Document, Log, Settings, Target, Web
 from sidecar.config_targets import merged, origins, spoken_of
 from sidecar.config_values import (
     Address,
-    BaseUrl,
     Factor,
     HttpUrl,
     PerHour,
     Program,
     TargetName,
     address,
-    base_url,
     count,
     factor,
     file_wish,
@@ -45,6 +44,7 @@ from sidecar.config_values import (
 from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader
 from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
+from sidecar.notify.options import RootUrl
 from sidecar.thresholds import Share, Size
 
 __all__ = [
@@ -161,8 +161,8 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
 
     return {
         str: str, int: count, bool: truth, Path: below, Size | Share: file_wish, TargetName: target_name,
-        HttpUrl: http_url, BaseUrl: base_url, Address: address, Signals: signal_name,
-        PerHour: per_hour, Factor: factor, Program: program,
+        HttpUrl: http_url, Address: address, Signals: signal_name,
+        RootUrl: root_url, PerHour: per_hour, Factor: factor, Program: program,
         ByPid: lambda text: ByPid(count(text)), ByPidfile: lambda text: ByPidfile(below(text)),
         ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),
         ByUrl: lambda text: ByUrl(http_url(text)),

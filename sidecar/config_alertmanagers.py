@@ -1,22 +1,19 @@
-"""The Alertmanagers as sidecar.yml names them, and what is wrong with their files."""
+"""The Alertmanagers of sidecar.yml, each maybe by its URL alone, and what is wrong with them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
-from sidecar.config_values import BaseUrl, base_url
-from sidecar.notify.options import Alertmanager
+from sidecar.config_values import base_url
+from sidecar.notify.options import Alertmanager, RootUrl
 
 
-@dataclass(frozen=True, slots=True)
-class AlertmanagerSection(Alertmanager):
-    """One Alertmanager; where its URL says everything, that alone may be written."""
+def root_url(text: str) -> RootUrl:
+    """An http or https URL below which paths are added."""
+    return RootUrl(base_url(text))
 
-    url: BaseUrl = field(repr=False)
 
-    @classmethod
-    def short(cls, text: str) -> "AlertmanagerSection":
-        """Only the URL."""
-        return cls(base_url(text))
+def at_urls(texts: Sequence[str]) -> tuple[Alertmanager, ...]:
+    """Those at these URLs, each once."""
+    return tuple(map(Alertmanager, dict.fromkeys(map(root_url, texts))))
 
 
 def unusable(alertmanagers: Sequence[Alertmanager]) -> Iterator[tuple[str, str]]:

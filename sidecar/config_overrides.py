@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from sidecar.actions.options import Mode
-from sidecar.config_alertmanagers import AlertmanagerSection
+from sidecar.config_alertmanagers import at_urls
 from sidecar.config_settings import LogFormat, LogLevel
 from sidecar.config_values import (
     address,
@@ -86,8 +86,7 @@ FLAGS: Mapping[str, Flag] = {
     "web_listen": Flag("--web.listen-address", "web.listen", address),
     "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
     "mode": Flag("--mode", "actions.mode", _one_of(Mode)),
-    "alertmanagers": Flag("--alertmanager.url", "alertmanagers",
-                          lambda texts: tuple(dict.fromkeys(map(AlertmanagerSection.short, texts)))),
+    "alertmanagers": Flag("--alertmanager.url", "alertmanagers", at_urls),
     "features": Flag("--enable-feature", "features", read_features),
     "log_level": Flag("--log.level", "log.level", _one_of(LogLevel)),
     "log_format": Flag("--log.format", "log.format", _one_of(LogFormat)),

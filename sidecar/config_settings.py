@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
-from sidecar.config_alertmanagers import AlertmanagerSection
 from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
 from sidecar.config_values import UNITS, Address, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
@@ -257,7 +256,7 @@ class Document:
     job: str = "rag-sidecar"
     instance: str | None = None
     actions: Acting = Acting()
-    alertmanagers: tuple[AlertmanagerSection, ...] = ()
+    alertmanagers: tuple[Alertmanager, ...] = ()
     web: WebSection = WebSection()
     storage: Storage = Storage()
 

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 from sidecar.thresholds import Share, Size, Source, mib
 
 HttpUrl = NewType("HttpUrl", str)
-BaseUrl = NewType("BaseUrl", str)
 TargetName = NewType("TargetName", str)
 Program = NewType("Program", str)
 PerHour = NewType("PerHour", int)
@@ -215,12 +214,12 @@ def _url(text: str) -> str:
     return text
 
 
-def base_url(text: str) -> BaseUrl:
+def base_url(text: str) -> str:
     """An http or https URL below which paths are added: it has no query."""
     url = _url(text)
     if "?" in url:
         raise ValueError(f"{without_credentials(text)!r} has a query: give scheme, host, port and path prefix only")
-    return BaseUrl(url.rstrip("/"))
+    return url.rstrip("/")
 
 
 def without_credentials(url: str) -> str:

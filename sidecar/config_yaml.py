@@ -3,7 +3,8 @@
 A field `timeout_seconds` is the key `timeout`, `global_` is `global`; every other field is the key of its name. How a
 value is written follows from its type and from the unit in the field's name. A union of dataclasses is a mapping with
 exactly one key, the `KEY` of the one that is meant (one without a `KEY` cannot be written). A dataclass with a class
-method `short` may be written as one word. Mistakes are collected, not raised.
+method `short` may be written as one word; of one with a field `ALONE` that field's value may stand alone. Mistakes are
+collected, not raised.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -110,6 +111,9 @@ class Reader:
             return default  # a heading whose entries are all commented out
         if parse:
             return self._refuse(node, where, f"expected one value, not {_named(node)}")
+        if (alone := getattr(kind, "ALONE", "")) and isinstance(node, yaml.ScalarNode):
+            found = self._value(node, get_type_hints(kind)[alone], where)
+            return found if found is INVALID else kind(**{alone: found})
         if is_dataclass(kind):
             short: Parse | None = getattr(kind, "short", None)
             if short and isinstance(node, yaml.ScalarNode):

@@ -20,9 +20,9 @@ class Access:
         self._context: ssl.SSLContext | None = None
 
     @property
-    def server_name(self) -> str:
-        """The name that its certificate must have; "": the one in the URL."""
-        return self._of.tls.server_name if self._of.tls else ""
+    def server_name(self) -> str | None:
+        """The name that its certificate must have; None: the one in the URL."""
+        return (self._of.tls.server_name or None) if self._of.tls else None
 
     def header(self) -> str | None:
         """The header Authorization, None where none is configured. Raises ValueError if its file cannot be used."""

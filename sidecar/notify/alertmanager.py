@@ -5,18 +5,21 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from types import TracebackType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from sidecar import clock
 from sidecar.errors import SidecarError
 from sidecar.model import METRIC_NAME, Alert, Labels, Metric, Sample
-from sidecar.notify.access import Access
-from sidecar.notify.names import addresses, is_resolved
 from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import payload
 from sidecar.notify.posting import PATH, Answer, Post, Session, new_session
 from sidecar.notify.queue import Batch, Outbox
+
+if TYPE_CHECKING:
+    from sidecar.notify.access import Access
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +117,7 @@ class _Configured:
     """One entry of the configuration: one delivery, or as many as its name has addresses. Lives as the notifier."""
 
     def __init__(self, alertmanager: Alertmanager, deliver: Callable[[Post], "_Delivery"]) -> None:
-        access = Access(alertmanager)
+        access = _access(alertmanager)
         self._new: Callable[[str], _Delivery] = lambda address: deliver(Post(alertmanager, access, address))
         self._host = urlsplit(alertmanager.url).hostname or ""
         self.deliveries: dict[str, _Delivery] = {"": self._new("")}
@@ -128,7 +131,7 @@ class _Configured:
             return tasks.create_task(delivery.run(session))
 
         self._running = {address: run(delivery) for address, delivery in self.deliveries.items()}
-        if is_resolved(self._host):
+        if not _is_address(self._host):
             self._follower = tasks.create_task(self._follow(run))
 
     def end(self) -> None:
@@ -143,6 +146,8 @@ class _Configured:
             delivery.offer(alerts, now)
 
     async def _follow(self, run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
+        from sidecar.notify.names import addresses  # most are given by their address
+
         while not self._ended.is_set():
             found = (await addresses(self._host))[:MOST_ADDRESSES]
             # A name with one address is left to the connection, which also tries the other family.
@@ -244,6 +249,23 @@ class _Delivery:
 
 def _body(batch: Batch, external_labels: Mapping[str, str], external_url: str) -> bytes:
     return json.dumps([payload(message, external_labels, external_url) for message in batch]).encode()
+
+
+def _access(alertmanager: Alertmanager) -> "Access | None":
+    if not (alertmanager.tls or alertmanager.basic_auth or alertmanager.authorization):
+        return None
+    from sidecar.notify.access import Access  # where nothing has to be proved it would only take memory
+
+    return Access(alertmanager)
+
+
+def _is_address(host: str) -> bool:
+    """Whether a host is an address, or this machine itself: then there is nothing to look up."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return True
 
 
 def _check_url(url: str, what: str) -> None:

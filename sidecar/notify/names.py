@@ -1,21 +1,9 @@
 """The addresses of an Alertmanager's host name: where there are several, each is an Alertmanager of its own."""
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit, urlunsplit
-
-
-def is_resolved(host: str) -> bool:
-    """Whether a host is a name that may have several addresses: neither an address nor this machine itself."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return False
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return False
 
 
 async def addresses(host: str) -> tuple[str, ...]:

@@ -1,14 +1,19 @@
-"""What is configured of one Alertmanager: where it is, how it proves who it is, and how we do. Values only."""
+"""What is configured of one Alertmanager: where it is, how it proves who it is, and how we do. Values only.
+
+They are not compared, and a representation of theirs could hold a secret: both would take memory for nothing.
+"""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, NewType
 
+RootUrl = NewType("RootUrl", str)
 TIMEOUT_SECONDS = 10.0
 LONGEST_TIMEOUT_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Tls:
     """How the two prove who they are; files are PEM. Without `ca_file` the system's authorities are trusted.
 
@@ -39,7 +44,7 @@ class Tls:
         return ", ".join([*parts, *([f"cert_file {self.cert_file}"] if self.cert_file else [])])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BasicAuth:
     """A user, and the file whose content is the password."""
 
@@ -51,7 +56,7 @@ class BasicAuth:
             raise ValueError("username must be 1 to 255 characters, none of them ':' or a control character")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Authorization:
     """The file whose content follows `type` in the header Authorization."""
 
@@ -63,14 +68,15 @@ class Authorization:
             raise ValueError("type must be a word such as Bearer; for Basic give basic_auth")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Alertmanager:
     """One Alertmanager, or those whose addresses its host name has. `url` is its root, maybe with a path prefix.
 
     `timeout_seconds` is for everything from connecting to the end of the answer.
     """
 
-    url: str = field(repr=False)
+    ALONE: ClassVar = "url"
+    url: RootUrl
     tls: Tls | None = None
     basic_auth: BasicAuth | None = None
     authorization: Authorization | None = None

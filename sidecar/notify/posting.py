@@ -1,14 +1,15 @@
 """Alerts on their way to one Alertmanager over HTTP, and what its answers mean."""
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from sidecar import __version__
-from sidecar.notify.access import Access
-from sidecar.notify.names import at_address
 from sidecar.notify.options import Alertmanager, without_credentials
+
+if TYPE_CHECKING:
+    from sidecar.notify.access import Access
 
 Session = aiohttp.ClientSession
 PATH = "/api/v2/alerts"
@@ -39,34 +40,36 @@ def new_session() -> Session:
 class Post:
     """The way to one Alertmanager: the one at `address`, or where that is empty wherever its URL leads."""
 
-    def __init__(self, alertmanager: Alertmanager, access: Access, address: str = "") -> None:
+    def __init__(self, alertmanager: Alertmanager, access: "Access | None", address: str = "") -> None:
         root = alertmanager.url.rstrip("/").removesuffix(PATH)
-        parts = urlsplit(root)
-        at = at_address(root, address) if address else root
-        self.name = without_credentials(at)
-        self._url = at + PATH
         self._access = access
         self._timeout = aiohttp.ClientTimeout(total=alertmanager.timeout_seconds)
         self._headers = {"Content-Type": "application/json"}
-        self._server_name = access.server_name or None
+        self._server_name = access.server_name if access else None
         if address:
+            from sidecar.notify.names import at_address  # names with several addresses are seldom
+
+            parts = urlsplit(root)
             self._headers["Host"] = parts.netloc.rpartition("@")[2]
             self._server_name = self._server_name or parts.hostname
+            root = at_address(root, address)
+        self.name = without_credentials(root)
+        self._url = root + PATH
 
     async def send(self, session: Session, body: bytes) -> Answer:
         """Post `body`; once more, if its answer is that nobody knows us and the secret is another one by now."""
         try:
             answer, status = await self._send(session, body)
-            if status == 401 and self._access.renew():
+            if status == 401 and self._access and self._access.renew():
                 answer, _ = await self._send(session, body)
             return answer
         except ValueError as error:  # a file of ours
             return Answer("failed", str(error), True)
 
     async def _send(self, session: Session, body: bytes) -> tuple[Answer, int]:
-        header = self._access.header()
+        header = self._access.header() if self._access else None
         headers = {**self._headers, "Authorization": header} if header else self._headers
-        context = self._access.context()
+        context = self._access.context() if self._access else True
         try:
             async with session.post(self._url, data=body, headers=headers, timeout=self._timeout, ssl=context,
                                     server_hostname=self._server_name, allow_redirects=False) as response:
@@ -76,7 +79,8 @@ class Post:
         except TimeoutError:
             return Answer("failed", f"no answer within {self._timeout.total:g} s"), 0
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            self._access.forget_certificates()
+            if self._access:
+                self._access.forget_certificates()
             return Answer("failed", _trouble(error), isinstance(error, aiohttp.ClientConnectorCertificateError)), 0
 
 

@@ -1,9 +1,11 @@
 """What has been tried against what an alert says, told with the alert: the annotation `remediation`. Pure."""
 
+from __future__ import annotations  # the two protocols would take memory for nothing
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from sidecar.model import Alert
 
@@ -14,28 +16,31 @@ MARGIN_SECONDS = 5.0
 """The guard sees a line crossed a little before the rule does: what it did then belongs to that alert all the same."""
 
 
-class _Attempt(Protocol):
-    """One cleanup that was asked for. Unix seconds, bytes; `outcome` is empty until the end is known."""
+if TYPE_CHECKING:
+    from typing import Protocol
 
-    @property
-    def cleanup(self) -> str: ...
-    @property
-    def incident(self) -> str: ...
-    @property
-    def started_at(self) -> float: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def freed_bytes(self) -> float | None: ...
-    @property
-    def rebounded(self) -> bool | None: ...
+    class _Attempt(Protocol):
+        """One cleanup that was asked for. Unix seconds, bytes; `outcome` is empty until the end is known."""
+
+        @property
+        def cleanup(self) -> str: ...
+        @property
+        def incident(self) -> str: ...
+        @property
+        def started_at(self) -> float: ...
+        @property
+        def outcome(self) -> str: ...
+        @property
+        def reason(self) -> str: ...
+        @property
+        def freed_bytes(self) -> float | None: ...
+        @property
+        def rebounded(self) -> bool | None: ...
 
 
-class _Incident(Protocol):
-    @property
-    def id(self) -> str: ...
+    class _Incident(Protocol):
+        @property
+        def id(self) -> str: ...
 
 
 def remedied(alerts: Iterable[Alert], attempts: Callable[[str], Sequence[_Attempt]],
