@@ -120,6 +120,20 @@ def test_over_critical_from_the_beginning_is_one_attempt(make: Make) -> None:
     assert world.incident.parked == "baseline_above_threshold"
 
 
+def test_cleanup_that_helps_a_program_over_critical_from_the_beginning_is_repeated(make: Make) -> None:
+    """What one cleanup brings under its critical line is no load that stands above it: it is helped again."""
+    world = make(used=LINES["critical"] * 1.05)
+    world.wait(20.0)
+    assert world.program.used < LINES["critical"]
+    world.program.used = LINES["critical"] * 1.05
+
+    world.wait(20.0)
+
+    assert [asked.cleanup for asked in world.asked].count("aggressive") == 2
+    assert world.incident is not None
+    assert not world.incident.parked
+
+
 def test_restart_of_ours_is_no_first_sight(make: Make) -> None:
     """A program that has grown over its critical line is not taken for one that began there, whoever restarts."""
     world = make(replace(DEFAULTS, cooldown_seconds={"light": 60.0, "standard": 180.0, "aggressive": 30.0}))

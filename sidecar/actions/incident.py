@@ -60,8 +60,8 @@ class Incident:
         return made.unparked() if made.parked and allowed > made.parked_at and made.parked_at >= 0 else made
 
     def _helped(self, cleanup: str, options: Options, *, still: bool) -> "Incident":
-        if not still:
-            return replace(self, looking="", tries={})
+        if not still:  # what a cleanup brings under the line is no load that stands above it
+            return replace(self, looking="", tries={}, baseline=False)
         tries = self.tries.get(cleanup, 0) + 1
         patient = tries < next(many for name, many in options.escalate_after.items() if name == cleanup)
         return replace(self, looking="", tries={**self.tries, cleanup: tries},
