@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
+from sys import intern
 from typing import Any, Literal, get_args
 
 from sidecar.guard.wire import Event
@@ -172,14 +173,19 @@ def of_record(body: Mapping[str, Any]) -> Attempt:
         "freed_bytes", "faults", "retry_at")}
     rebounded = body.get("rebounded")
     return Attempt(
-        str(body["id"]), str(body["target"]), str(body["cleanup"]),
-        labels={str(name): str(value) for name, value in dict(body.get("labels") or {}).items()},
+        str(body["id"]), _word(body["target"]), _word(body["cleanup"]),
+        labels={_word(name): _word(value) for name, value in dict(body.get("labels") or {}).items()},
         before_bytes=float(body["before_bytes"]), growth=float(body["growth"]), started_at=float(body["started_at"]),
-        trigger=str(body["trigger"]), dry_run=bool(body["dry_run"]), channel=str(body["channel"]),
-        refusals=tuple((str(channel), str(reason)) for channel, reason in body.get("refusals") or ()),
-        outcome=outcome, reason=str(body["reason"]), rebounded=None if rebounded is None else bool(rebounded),
+        trigger=_word(body["trigger"]), dry_run=bool(body["dry_run"]), channel=_word(body["channel"]),
+        refusals=tuple((_word(channel), _word(reason)) for channel, reason in body.get("refusals") or ()),
+        outcome=outcome, reason=_word(body["reason"]), rebounded=None if rebounded is None else bool(rebounded),
         told=Told(dict(told.get("figures") or {}), list(told.get("steps") or ()), list(told.get("processes") or ())),
-        incident=str(body["incident"]), kind=str(body["kind"]), **times)
+        incident=_word(body["incident"]), kind=_word(body["kind"]), **times)
+
+
+def _word(raw: Any) -> str:
+    """As text that is in memory once: hundreds of attempts say the same."""
+    return intern(str(raw))
 
 
 def _number(raw: Any) -> float | None:
