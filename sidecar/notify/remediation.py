@@ -5,6 +5,7 @@ from __future__ import annotations  # the two protocols would take memory for no
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from sidecar.model import Alert
@@ -59,13 +60,14 @@ def _remedied(alert: Alert, attempts: Callable[[str], Sequence[_Attempt]],
     if not target or alert.fired_at is None or NAME in alert.annotations:
         return alert
     until = math.inf if alert.resolved_at is None else alert.resolved_at
-    tried = [each for each in attempts(target)
-             if each.incident and each.outcome != "skipped" and each.started_at <= until]
-    current = open_incidents.get(target)
-    if not tried or (tried[0].started_at < alert.active_at - MARGIN_SECONDS
-                     and (current is None or current.id != tried[0].incident)):
+    tried = (each for each in attempts(target)
+             if each.incident and each.outcome != "skipped" and each.started_at <= until)
+    newest, current = next(tried, None), open_incidents.get(target)
+    if newest is None or (newest.started_at < alert.active_at - MARGIN_SECONDS
+                          and (current is None or current.id != newest.incident)):
         return alert
-    text = told([each for each in tried if each.incident == tried[0].incident])
+    of_incident = takewhile(lambda each: each.incident == newest.incident, tried)  # there is one at a time
+    text = told([newest, *islice(of_incident, MOST_ATTEMPTS - 1)])
     return replace(alert, annotations={**alert.annotations, NAME: text})
 
 
