@@ -102,10 +102,20 @@ def journal(patient: Patient) -> list[dict[str, Any]]:
     return [line["record"] for line in map(json.loads, done.stdout.splitlines()) if "record" in line]
 
 
-def some_moment(chance: random.Random, patient: Patient) -> None:
-    """Wait: for any time, or for the next cleanup, of which little may be known yet."""
+def up(sidecar: Sidecar) -> bool:
+    """Whether it is at work, or has ended."""
+    try:
+        return sidecar.process.poll() is not None or "is ready" in sidecar.get("/-/ready")
+    except OSError:
+        return False
+
+
+def some_moment(chance: random.Random, patient: Patient, sidecar: Sidecar) -> None:
+    """Wait, mostly until it is at work: for any time, or for the next cleanup, of which little may be known yet."""
+    if chance.random() < 0.75:
+        wait_until(lambda: up(sidecar), 40, "a sidecar at work")
     known = len(patient.carried_out()) if chance.random() < 0.5 else PLENTY
-    until = time.monotonic() + (2.0 if known < PLENTY else chance.uniform(0.0, 1.2))
+    until = time.monotonic() + (1.5 if known < PLENTY else chance.uniform(0.0, 1.0))
     wait_until(lambda: len(patient.carried_out()) > known or time.monotonic() > until, 20, "a moment to be over")
 
 
@@ -166,12 +176,12 @@ def torment(patient: Patient, kills: int, chance: random.Random) -> Counter[str]
     while (left := kills - done["guard"] - done["desk"]) > 0:
         with patient.sidecar(ready=False) as sidecar:
             for _ in range(min(chance.randrange(3), left - 1)):  # after a third desk it would look on
-                some_moment(chance, patient)
+                some_moment(chance, patient, sidecar)
                 done["desk"] += kill(sidecar, "desk")
                 if chance.random() < 0.25:
-                    some_moment(chance, patient)
+                    some_moment(chance, patient, sidecar)
                     done["courier"] += kill(sidecar, "courier")
-            some_moment(chance, patient)
+            some_moment(chance, patient, sidecar)
             if sidecar.process.poll() is None:
                 kill_guard(sidecar, all_at_once=chance.random() < 0.5)
                 done["guard"] += 1
@@ -216,7 +226,7 @@ def test_every_cleanup_that_a_target_carried_out_is_on_record(admit: Callable[..
 
     for patient in patients:
         rows = audited(patient)
-        assert len(rows) > 2
+        assert len(rows) > 1
         assert {row["trigger"] for row in rows} == {"rule"}
         assert sum(row["outcome"] in IN_VAIN for row in rows) <= patient.budget
         pauses = [later["started_at"] - earlier["started_at"] for earlier, later in pairwise(rows)]
