@@ -23,7 +23,7 @@ demo: $(VENV)/.run  ## a leaking RAG beside a sidecar: alert, cleanup, freed byt
 test: $(VENV)/.dev servers  ## lint, types and every test, against real servers; e.g. ARGS="-k rules"
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-torch: $(TORCH)/.made  ## the agent beside a real model; fetches torch into .venv-torch, 1.5 GB, and takes some minutes
 	@$(TORCH)/bin/python -m pytest tests/torch -v -rP $(ARGS)

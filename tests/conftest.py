@@ -15,6 +15,16 @@ import servers
 from servers import wait_until as wait_until
 
 READY_SECONDS = 90.0
+LONGEST = ("differential", "sidecar_incidents", "sidecar", "sidecar_limits", "audit", "end_to_end", "status_page",
+           "journal_sidecar", "agent_channel", "orders_sidecar", "agent")
+"""Files that take a minute or two, tests/test_*.py."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files go first, so that side by side with the others they are not what everybody waits for."""
+    rank = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 
 @pytest.fixture(scope="session")

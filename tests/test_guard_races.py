@@ -102,6 +102,12 @@ sys.stdin.readline()
 """
 
 
+def processor_ticks(pid: int) -> int:
+    """How long a process has run, in ticks of the kernel's clock."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
+
+
 def test_handler_that_comes_late_is_awaited_and_not_called_twice(hands: Hands, tmp_path: Path) -> None:
     """Python runs handlers between calls: the signal is taken by the kernel's account, and sent once."""
     marker = tmp_path / "handled"
@@ -110,9 +116,11 @@ def test_handler_that_comes_late_is_awaited_and_not_called_twice(hands: Hands, t
     try:
         assert process.stdin
         assert read_line(process, "ready") == "ready"
-        process.stdin.write(b"100000000\n")  # some seconds
+        process.stdin.write(b"200000000\n")  # some seconds
         process.stdin.flush()
         assert read_line(process, "busy") == "busy"
+        begun = processor_ticks(process.pid)
+        wait_until(lambda: processor_ticks(process.pid) > begun + 10, 10, "it to be in the middle of the call")
         hands.watchlist.watch("t", list(identify(process.pid)), ANON)
         hands.stand(times=5, again_after_seconds=300.0)
         hands.until("answered")
