@@ -115,6 +115,17 @@ def test_guard_killed_at_any_moment_leaves_what_it_had_told(path: Path) -> None:
         last = told[-1]
 
 
+def test_old_events_at_the_end_of_the_file_are_not_mistaken_for_news(record: FlightRecord, path: Path) -> None:
+    """Where a large event begins at the front again, small ones of the lap before stay at the end: they are over."""
+    for _ in range(RING_BYTES // 256):
+        record.tell("crossed", "rag", labels={"x": "y" * 200})
+    for _ in range(2 * RING_BYTES // 50_000):
+        last = record.tell("crossed", "rag", labels={"x": "y" * 50_000})
+    left = numbers(path)
+
+    assert left == list(range(left[0], last + 1))
+
+
 def test_next_guard_goes_on_and_what_was_left_stays_until_it_is_done(path: Path) -> None:
     """Two generations in one file: numbers go on, and the desk acknowledges both with one number."""
     first, second = FlightRecord(), FlightRecord()

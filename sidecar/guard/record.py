@@ -162,8 +162,10 @@ def recover(path: str | os.PathLike[str]) -> list[Event]:
         return []
     try:
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        done = max((frame.number for frame in frames(fd) if not frame.data), default=0) if regular else 0
-        left = [frame for frame in frames(fd) if frame.data and frame.number > done] if regular else []
+        marks = sorted((frame.serial, 0 if frame.data else frame.number) for frame in frames(fd)) if regular else []
+        since, done = _unbroken([serial for serial, _ in marks]), max((number for _, number in marks), default=0)
+        left = [frame for frame in frames(fd) if frame.data and frame.serial >= since and frame.number > done] \
+            if marks else []
     except OSError:
         return []
     finally:
@@ -178,3 +180,12 @@ def recover(path: str | os.PathLike[str]) -> list[Event]:
         if kind == "event" and told.number == frame.number:
             events[told.number] = told
     return [events[number] for number in sorted(events)]
+
+
+def _unbroken(serials: list[int]) -> int:
+    """Where the last run without a gap begins: an old frame may survive at the file's end, where a new one had no room.
+
+    A frame that was torn leaves no gap: the next guard gives its serial number again.
+    """
+    return next((after for before, after in zip(serials[-2::-1], serials[:0:-1], strict=True) if before + 1 != after),
+                serials[0] if serials else 0)
