@@ -33,7 +33,7 @@ from sidecar.journal.scribe import Scribe
 
 Spawn = Callable[..., Target]
 MORE = int(os.environ.get("AUDIT_KILLS") or 0)
-KILLS = MORE or 100
+KILLS = MORE or 50
 PLENTY, BUDGET = 1000, 6
 COOLDOWN_SECONDS = 1.0
 CLOCKS_SECONDS = 0.01
