@@ -127,7 +127,7 @@ class Acting:
             _say(decision, self._said)
         for subject in subjects:
             armed = policy.stand(subject, of_target[subject.name], self._ledger, self.incidents, now)
-            self._dispatch.stand(subject.name, armed, now)
+            self._dispatch.stand(subject.name, self._sent.sparing(subject.name, armed), now)
 
     def by_hand(self, policy: Policy, subject: Subject, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision:
         """Have the guard act because a person asks for it. What the decision says has been done by then."""

@@ -1,9 +1,10 @@
 """Orders on their way to the guard: each is said once, and not again while its news is awaited."""
 
 import logging
+from collections.abc import Sequence
 
 from sidecar.actions.dispatch import Dispatch
-from sidecar.actions.facts import Decision, Reason
+from sidecar.actions.facts import Armed, Decision, Reason
 from sidecar.guard.wire import Event, Order
 
 log = logging.getLogger("sidecar.actions")
@@ -32,6 +33,13 @@ class Sent:
             return False
         self._orders[order.target] = order, now
         return True
+
+    def sparing(self, target: str, armed: Sequence[Armed]) -> list[Armed]:
+        """Standing orders with one time less for the cleanup that is on its way: it may use up a budget, too."""
+        order, _ = self._orders.get(target, (None, 0.0))
+        spared = (each._replace(order=each.order._replace(times=each.order.times - 1))
+                  if order and order.cleanup == each.order.cleanup else each for each in armed)
+        return [each for each in spared if each.order.times > 0]
 
     def not_begun(self, event: Event) -> Order | None:
         """The order of which the guard says that it did not begin it: an attempt would have an id of its own."""
