@@ -1,5 +1,6 @@
 """Fixtures that every test may use: real target programs, free ports, the checkout."""
 
+import logging
 import os
 import select
 import subprocess
@@ -25,6 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {f"test_{name}": place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
+
+@pytest.fixture(scope="module")
+def silence() -> Iterator[None]:
+    """What the desk would write to its log is of no interest here, and takes time."""
+    log = logging.getLogger("sidecar")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

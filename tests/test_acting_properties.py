@@ -4,7 +4,6 @@ The desk is the real one, rules and all, in virtual time (`acting_world`). The s
 `PROPERTY_EXAMPLES=5000` tries so many new ones.
 """
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from properties import examples
 
 from sidecar.actions.options import Policy as Caps
 from sidecar.replay.program import Response
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 IN_VAIN = ("ineffective", "partial", "unknown", "interrupted", "dry_run")
 HOUR = 3600.0
@@ -237,16 +238,6 @@ def i11_parked_is_quiet(world: World, asked: Any, incident: Any) -> None:
     held = incident is not None and world.incident is not None and incident.id == world.incident.id
     if held and incident.parked and incident.parked != "no_usable_channel" and world.incident.parked == incident.parked:
         assert STRENGTH[asked.cleanup] > incident.parked_at, f"I11: {asked} while parked: {incident.parked}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def silence() -> Iterator[None]:
-    """What the desk would write to its log is of no interest here, and takes time."""
-    log = logging.getLogger("sidecar")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Laws of acting as a state machine in virtual time: whatever happens to a target and to us, they hold."""
 
-import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -14,6 +12,8 @@ from properties import examples
 
 from sidecar.actions.attempts import IN_VAIN
 from sidecar.actions.options import STRENGTH, Mode, Options
+
+pytestmark = pytest.mark.usefixtures("silence")
 
 HOUR = 3600.0
 SETTINGS = {
@@ -121,16 +121,6 @@ class Laws(RuleBasedStateMachine):
         for (_, end), (begin, _) in pairwise(ended):
             assert end is not None, "I10"
             assert end <= begin, "I10"
-
-
-@pytest.fixture(autouse=True)
-def silence() -> Iterator[None]:
-    """What would be logged is of no interest here, and takes time."""
-    log = logging.getLogger("sidecar")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    yield
-    log.setLevel(level)
 
 
 TestLaws = Laws.TestCase
