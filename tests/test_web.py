@@ -1,6 +1,7 @@
 """The web server over real sockets: what it shows, and what it refuses."""
 
 import asyncio
+import gzip
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -288,7 +289,8 @@ def test_nothing_can_be_changed(method: str) -> None:
         ("rag.localhost:80", 200), ("sidecar:11611", 200), ("Sidecar.", 200),
         ("evil.example", 403), ("evil.example:11611", 403), ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example", 403), ("notlocalhost", 403), ("2130706433", 403), ("", 403),
-        ("[::1", 403), ("127.0.0.1@evil.example", 403),
+        ("[::1", 403), ("127.0.0.1@evil.example", 403), ("localhost:80@evil.example", 403), ("[::1]evil.example", 403),
+        ("localhost:80:80", 403), ("evil.example/localhost", 403), ("127.1", 403), ("localhost..", 403),
     ],
 )  # fmt: skip
 def test_foreign_hosts_are_refused(host: str, status: int) -> None:
@@ -372,15 +374,33 @@ def test_oversized_bodies_are_refused() -> None:
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
     ],
 )
-def test_malformed_requests_are_refused(request_bytes: bytes) -> None:
-    """Endless headers, endless paths, TLS on a plain port and nonsense end in 400, and the server goes on."""
+def test_malformed_requests_are_refused(request_bytes: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Endless headers, endless paths, TLS on a plain port and nonsense end in 400, and the server goes on.
+
+    Nothing of them is logged or sent back, and the answer has the headers of every other.
+    """
 
     async def run() -> None:
         async with serving(build(View()), ["127.0.0.1:0"]) as (url,):
-            assert (await raw(url, request_bytes)).split()[1] == b"400"
+            head, _, body = (await raw(url, request_bytes)).partition(b"\r\n\r\n")
+            assert (head.split()[1], body) == (b"400", b"This is no request that can be understood.\n")
+            assert b"Server: rag-sidecar\r\n" in head
+            assert b"X-Content-Type-Options: nosniff\r\n" in head
             assert (await raw(url, b"GET /-/healthy HTTP/1.0\r\n\r\n")).split()[1] == b"200"
 
     asyncio.run(run())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("packed", ["gzip", "deflate", "br", "GZIP", "identity, gzip"])
+def test_packed_bodies_are_refused(packed: str) -> None:
+    """Nothing is unpacked: a few kilobytes cannot become gigabytes."""
+
+    async def steps(ask: Ask) -> None:
+        answer = await ask("/api/v1/query", "POST", data=gzip.compress(b" " * 10_000_000), Content_Encoding=packed)
+        assert (answer.status, answer.text) == (415, "A body is to come as it is, without Content-Encoding.\n")
+
+    serve(steps)
 
 
 def test_requests_at_once_are_bounded() -> None:
@@ -415,25 +435,31 @@ def test_requests_at_once_are_bounded() -> None:
 
 
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections beyond the limit are closed at once; when one goes, the next is served."""
-    monkeypatch.setattr(server, "CONNECTIONS", 2)
+    """When all are taken, the oldest of whoever has the most makes room: those of others stay, and all are served."""
+    monkeypatch.setattr(server, "CONNECTIONS", 3)
 
     async def run() -> None:
         async with serving(build(View()), ["127.0.0.1:0"]) as (url,):
             request = b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n"
             port = int(url.rpartition(":")[2])
-            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
-            for reader, writer in held:
-                writer.write(request)
-                await reader.readuntil(b"\r\n\r\n")
-            with pytest.raises((ConnectionError, IndexError)):
-                (await raw(url, request)).split()[1]
-            for reader, writer in held:
-                writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                await reader.read()
+
+            async def connected(own: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                return await asyncio.open_connection("127.0.0.1", port, local_addr=(own, 0))
+
+            async def served(line: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> bool:
+                line[1].write(request)
+                return b"200 OK" in await line[0].readuntil(b"healthy.\n")
+
+            other, oldest, newer = [await connected(f"127.0.0.{own}") for own in (2, 1, 1)]
+            assert [await served(line) for line in (other, oldest, newer)] == [True] * 3
+            newest = await connected("127.0.0.3")
+            assert [await served(line) for line in (other, newer, newest)] == [True] * 3
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await served(oldest)
+            oldest[1].close()
+            for _, writer in (other, newer, newest):
                 writer.close()
                 await writer.wait_closed()
-            assert b"200 OK" in await raw(url, b"GET /-/healthy HTTP/1.0\r\n\r\n")
 
     asyncio.run(run())
 

@@ -1,8 +1,8 @@
 """Who may ask: the checks that every request passes before anything else happens."""
 
+import re
 from collections.abc import Sequence
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -17,6 +17,8 @@ ALWAYS = "/-/healthy"
 """Costs nothing and must be answered under any load: who gets no answer here restarts the sidecar."""
 SAFE = frozenset({"GET", "HEAD"})
 
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9_-]+(?:\.[a-z0-9_-]+)*)\.?)(?::[0-9]{0,5})?", re.ASCII)
+
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -28,7 +30,7 @@ HEADERS = {
 
 
 def admission(hosts: Sequence[str]) -> Middleware:
-    """A middleware that refuses foreign hosts, cross-site requests, big bodies and crowds, each with its reason."""
+    """A middleware that refuses foreign hosts, cross-site requests, big or packed bodies, crowds, and says why."""
     known = frozenset(host.lower().rstrip(".") for host in hosts)
     busy = forms = 0
 
@@ -42,6 +44,8 @@ def admission(hosts: Sequence[str]) -> Middleware:
             raise web.HTTPForbidden(text="Cross-site requests are refused.\n")
         if (request.content_length or 0) > BODY_BYTES:
             raise web.HTTPRequestEntityTooLarge(BODY_BYTES, request.content_length or 0)
+        if hdrs.CONTENT_ENCODING in request.headers:  # a few bytes could become very many
+            raise web.HTTPUnsupportedMediaType(text="A body is to come as it is, without Content-Encoding.\n")
         if (busy >= REQUESTS or (form and forms >= FORMS)) and request.path != ALWAYS:
             raise web.HTTPServiceUnavailable(text="Too many requests at once.\n", headers={hdrs.RETRY_AFTER: "1"})
         busy, forms = busy + 1, forms + form
@@ -61,12 +65,10 @@ def host_allowed(given: Sequence[str], known: frozenset[str]) -> bool:
     """
     if not given:
         return True
-    try:
-        host = (urlsplit(f"//{given[0]}").hostname or "").rstrip(".")
-    except ValueError:
+    found = _HOST.fullmatch(given[0].lower())
+    if found is None or len(given) > 1:
         return False
-    if len(given) > 1:
-        return False
+    host = found[1] or found[2]
     return host in known or host == "localhost" or host.endswith(".localhost") or _is_address(host)
 
 
@@ -101,6 +103,11 @@ async def plain_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Every answer says what a browser may do with it; a page may say it more exactly."""
+    set_headers(response)
+
+
+def set_headers(response: web.StreamResponse) -> None:
+    """The headers that each answer has."""
     response.headers["Server"] = "rag-sidecar"  # instead of the versions of Python and aiohttp
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

@@ -16,8 +16,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sidecar.errors import SidecarError
+from sidecar.web.connection import IDLE_SECONDS
 from sidecar.web.orders import Orders
-from sidecar.web.server import IDLE_SECONDS, SHUTDOWN_SECONDS, pages
+from sidecar.web.server import SHUTDOWN_SECONDS, pages
 from sidecar.web.view import View
 
 FILE = "control.sock"

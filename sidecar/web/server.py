@@ -15,6 +15,7 @@ from sidecar.errors import SidecarError
 from sidecar.web import api, modes, prometheus, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.bearer import Bearer
+from sidecar.web.connection import Connection
 from sidecar.web.metrics import Exposition
 from sidecar.web.orders import Orders
 from sidecar.web.parameters import limit, parameters
@@ -23,8 +24,6 @@ from sidecar.web.view import View
 
 CONNECTIONS = 256
 """How many clients may be connected; each holds a file descriptor that the probes would lack."""
-IDLE_SECONDS = 75.0
-"""How long a connection may be silent, or take over its first request line and headers."""
 SHUTDOWN_SECONDS = 2.0
 
 VIEW = web.AppKey("view", View)
@@ -131,16 +130,14 @@ async def serving(app: web.Application, listen: Sequence[str]) -> AsyncIterator[
     Yields the URLs that answer. Raises SidecarError where an address cannot be listened on.
     """
     addresses = [parse_listen(address) for address in listen]
-    runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=IDLE_SECONDS, lingering_time=1.0, shutdown_timeout=SHUTDOWN_SECONDS
-    )
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
     async with AsyncExitStack() as cleanup:
         await runner.setup()
         cleanup.push_async_callback(runner.cleanup)
         assert runner.server
         urls = []
         for host, port in addresses:
-            server = await _listen(_bounded(runner.server), host, port)
+            server = await _listen(partial(Connection, runner.server, CONNECTIONS), host, port)
             cleanup.callback(server.close)
             urls += [_url(listener.getsockname()) for listener in server.sockets]
         yield urls
@@ -180,17 +177,6 @@ def _trouble(error: OSError | UnicodeError, port: int) -> tuple[str, str]:
         errno.EADDRNOTAVAIL: ("this machine does not have that address", "See `ip address` for those it has"),
         errno.EACCES: ("permission denied", "Ports below 1024 need CAP_NET_BIND_SERVICE: take one above"),
     }.get(error.errno or 0, (str(error), "Look up what the system says"))
-
-
-class _TurnedAway(asyncio.Protocol):
-    """The fate of a connection beyond the last that is allowed."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
-def _bounded(server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
-    return lambda: server() if len(server.connections) < CONNECTIONS else _TurnedAway()
 
 
 def _url(name: tuple[str, int]) -> str:
