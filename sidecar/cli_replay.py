@@ -125,8 +125,8 @@ def _assumed(texts: list[str]) -> "dict[str, Assumption]":
 
 
 def _effect(text: str, effect: str) -> "Assumption":
-    from sidecar.config_values import size
     from sidecar.replay.program import EFFECTIVE, INEFFECTIVE, Assumption
+    from sidecar.thresholds import size
 
     known: dict[str, Any] = {"effective": EFFECTIVE, "ineffective": INEFFECTIVE,
                              "refused": Assumption(refused=True), "unanswered": Assumption(silent=True)}

@@ -10,14 +10,14 @@ from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
 from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
-from sidecar.config_values import UNITS, Address, Factor, HttpUrl, PerHour, Program, TargetName
+from sidecar.config_values import Address, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
 from sidecar.notify.options import Alertmanager
 from sidecar.probes.endpoint_figures import MOST_CHARACTERS, OTHER, STATES, Endpoint, Selector
 from sidecar.promql.features import Feature
-from sidecar.thresholds import Wanted
+from sidecar.thresholds import UNITS, Wanted
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "logfmt", "json"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NewType
 from urllib.parse import urlsplit
 
-from sidecar.thresholds import Share, Size, Source, mib
+from sidecar.thresholds import UNITS, Share, Size, Source, mib, size
 
 HttpUrl = NewType("HttpUrl", str)
 TargetName = NewType("TargetName", str)
@@ -20,13 +20,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGWINCH)
 """Signals that ask for a cleanup: those that programs catch to do something and carry on. Every other one ends, stops
 or faults a process by design, or belongs to its runtime (SIGCHLD, SIGALRM, SIGPROF …)."""
 
-UNITS: dict[str, int] = {
-    "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
-    "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
-}
-"""Unit → bytes. MB is 1024² bytes, the same as MiB: what the seeds, ps and top mean by it."""
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)")
 _DURATION = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 
@@ -56,22 +50,6 @@ def choice(text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         raise ValueError(f"{text!r} is none of the choices, {nearest(text, choices)}")
     return text
-
-
-def size(text: str) -> int:
-    """Bytes of `512MiB`."""
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a size such as 512MiB")
-    number, unit = match.groups()
-    if not unit:
-        raise ValueError(f"{text} has no unit: write {text}MiB, {text}KiB, {text}GiB or {text}B")
-    if unit not in UNITS:
-        raise ValueError(f"{text!r} has an unknown unit, {nearest(unit, tuple(UNITS))}")
-    found = round(float(number) * UNITS[unit])
-    if not 0 < found < 2 ** 63:
-        raise ValueError(f"{text} is not a usable size: it must be more than 0 and less than 8 EiB")
-    return found
 
 
 def wish(text: str, source: Source) -> Size | Share:

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 import yaml
 
-from sidecar.config_values import choice, duration, nearest, ratio, size
+from sidecar.config_values import choice, duration, nearest, ratio
 from sidecar.errors import Problem
+from sidecar.thresholds import size
 
 MAX_TEXT_CHARACTERS = 256 * 1024
 NULL = "tag:yaml.org,2002:null"

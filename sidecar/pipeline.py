@@ -29,13 +29,14 @@ from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import Keeping, page, restore_actions
 from sidecar.pipeline_pace import Pace
 from sidecar.pipeline_past import Past
+from sidecar.pipeline_thresholds import Lines
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
 from sidecar.store import Store
-from sidecar.thresholds import Thresholds, Wanted
+from sidecar.thresholds import Wanted
 from sidecar.web.view import ModeStatus, Snapshot, TargetStatus, View
 
 log = logging.getLogger("sidecar")
@@ -85,13 +86,14 @@ class Pipeline:
         self._base = base
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self._vitals = Vitals(base, starts)
-        self._lines: dict[str, tuple[int | None, Thresholds]] = {}
+        self.lines = Lines({name: plan.wanted for name, plan in plans.items()})
         self._live: set[Labels] = set()
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
-        self._keeping = Keeping(stages.journal, stages.ledger, self.acting)
-        self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options, self._keeping)
+        self._keeping = Keeping(stages.journal, stages.ledger, self.acting, self.lines)
+        self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options, self._keeping,
+                              self.lines)
         self._modes = Modes()
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
@@ -131,6 +133,7 @@ class Pipeline:
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         self.acting.act(policy, self._subjects_now, gates, now)
+        self.lines.acted()
         self.by_hand.work(now)
         self._keeping.keep()
         stages.dispatch.beat(stages.journal.marked)
@@ -145,7 +148,7 @@ class Pipeline:
         `known` are the processes that the guard has held for a desk that came before.
         """
         stages, acting = self._stages, self.acting
-        restore_actions(stages.journal.records, stages.ledger, acting.incidents, acting, now)
+        restore_actions(stages.journal.records, stages.ledger, acting.incidents, acting, now, self.lines)
         acting.incidents.lives.resume(known, now)
         acting.recover(stages.dispatch.left, policy_now(self._options), now)
 
@@ -196,12 +199,13 @@ class Pipeline:
         """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
         stages, samples = self._stages, list(readings.samples)
         self._used_now, self._near = {}, set()
+        self.lines.expire(now)
         for target in targets:
             used = readings.used.get(target.name)
             if used is None:
                 stages.dispatch.watch(target.name, None, None)
                 continue
-            lines = self._lines_of(target, readings.limits[target.name])
+            lines = self.lines.of(target.name, readings.limits[target.name], now)
             samples += thresholds.samples(target.base, lines, readings.limits[target.name], now)
             if lines.basis in used:
                 self._used_now[target.name] = used[lines.basis]
@@ -209,7 +213,7 @@ class Pipeline:
                     self._near.add(target.name)
                 samples.append(Sample(series(target.base, USED.name), used[lines.basis], now))
             self._have_watched(target, lines.basis)
-        lines_now = {name: lines for name, (_, lines) in self._lines.items()}
+        lines_now = {name: known.lines for name, known in self.lines.known.items()}
         return samples + follow(self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases,
                                 now)
 
@@ -234,25 +238,6 @@ class Pipeline:
         samples += stages.journal.samples(self._base, now)
         return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
-    def _lines_of(self, target: Target, limit_bytes: int | None) -> Thresholds:
-        """The thresholds for this limit; worked out again when the limit changes. What is wrong with them is told."""
-        known = self._lines.get(target.name)
-        if known and known[0] == limit_bytes:
-            return known[1]
-        wanted = self._plans[target.name].wanted
-        try:
-            found = thresholds.resolve(limit_bytes, wanted)
-        except SidecarError as error:  # lines that the limit has made contradict each other: those of the limit alone
-            log.error("thresholds", extra={"target": target.name, "error": str(error)})
-            found = thresholds.resolve(limit_bytes, Wanted(main=wanted.main, critical=wanted.critical)
-                                       if wanted.preventive else Wanted())
-        for warning in found.warnings:
-            log.warning("thresholds", extra={"target": target.name, "warning": warning})
-        log.info("thresholds", extra={"target": target.name, "basis": found.basis,
-                                      **{level: str(line) for level, line in found.lines.items()}})
-        self._lines[target.name] = (limit_bytes, found)
-        return found
-
     def _mark_ends(self, live: set[Labels], now: float) -> None:
         """A stale marker for every series that was there at the last tick and is not now."""
         self._stages.store.mark_stale(self._live - live, now)
@@ -261,15 +246,16 @@ class Pipeline:
     def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Iterator[Subject]:
         """The targets as the policy sees them."""
         for target in targets:
-            plan, used, lines = self._plans[target.name], readings.used.get(target.name), self._lines.get(target.name)
+            plan, used = self._plans[target.name], readings.used.get(target.name)
+            known = self.lines.known.get(target.name)
             ticks = target.identity.start_time_ticks if target.identity else 0
             agents = self._stages.sampler.agents
             mode, ways = permitted(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
             crashes = self.crashes.too_often(now)
             hand_over(agents, self._stages.dispatch, target.name, mode, ways)
             yield Subject(
-                target.name, up=used is not None, armed=bool(lines and lines[1].armed),
-                fresh=bool(used and lines and lines[1].basis in used),
+                target.name, up=used is not None, armed=bool(known and known.lines.armed),
+                fresh=bool(used and known and known.lines.basis in used),
                 age_seconds=self._stages.since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways,
                 paused=target.name in self.acting.paused, foreign=target.name in self._stages.dispatch.foreign,
                 life=life_of(target.identity) if target.identity else None,
@@ -281,12 +267,14 @@ class Pipeline:
         why = self.acting.explain()
         statuses, modes = [], {}
         for subject in self._subjects_now:
-            lines = self._lines.get(subject.name)
+            known, used_bytes = self.lines.known.get(subject.name), self._used_now.get(subject.name)
+            main, critical = (known.lines.main, known.lines.critical) if known else (None, None)
             statuses.append(TargetStatus(
-                subject.name, subject.up, self._used_now.get(subject.name),
-                lines[1].main.size_bytes if lines else None, lines[1].critical.size_bytes if lines else None))
+                subject.name, subject.up, used_bytes, main.size_bytes if main else None,
+                critical.size_bytes if critical else None,
+                known.override.until if known and known.override else None))
             if mode := self._modes.of(subject.name):
-                modes[subject.name] = ModeStatus(mode, self._used_now.get(subject.name), lines[0] if lines else None)
+                modes[subject.name] = ModeStatus(mode, used_bytes, known.limit_bytes if known else None)
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
             Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],

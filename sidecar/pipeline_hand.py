@@ -13,7 +13,9 @@ from sidecar.actions.policy import Decision, Policy, Subject
 from sidecar.model import Cleanup
 from sidecar.pipeline_agents import hand_over
 from sidecar.pipeline_journal import Keeping
+from sidecar.pipeline_thresholds import Lines
 from sidecar.probes.sampler import Sampler
+from sidecar.thresholds import Override
 from sidecar.web.hands import Asked, Hands, Trigger, Wish
 
 MOST_WISHES = 64
@@ -30,7 +32,7 @@ class ByHand:
     """
 
     def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options,
-                 keeping: Keeping) -> None:
+                 keeping: Keeping, lines: Lines) -> None:
         self.subjects: list[Subject] = []
         self._acting = acting
         self._ledger = ledger
@@ -38,6 +40,7 @@ class ByHand:
         self._sampler = sampler
         self._options = options
         self._keeping = keeping
+        self._lines = lines
         self._wishes: dict[tuple[str, Cleanup, Trigger], Wish] = {}
 
     def order(self, target: str, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision | None:
@@ -107,6 +110,20 @@ class ByHand:
         self._keeping.keep()
         return parked
 
+    def lines(self, target: str) -> Mapping[str, Any]:
+        """The lines of a target as `GET /api/v1/thresholds` shows them; in force is what the guard goes by, too."""
+        row, subject = self._lines.row(target), self._subject(target)
+        up = subject is not None and subject.up
+        return {**row, "up": up, "in_force": up and row["in_force"] and self._dispatch.in_force(target)}
+
+    def override(self, target: str, override: Override | None, now: float) -> None:
+        """Other lines for a target, or the configured ones again; ValueError where they contradict each other."""
+        if override is None:
+            self._lines.withdraw(target, now)
+        else:
+            self._lines.put(target, override, now)
+        self._keeping.keep()
+
     def _renew(self) -> None:
         self.subjects[:] = [replace(each, paused=each.name in self._acting.paused) for each in self.subjects]
 
@@ -137,7 +154,9 @@ class ByHand:
             attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
             pause=lambda target, seconds: self.pause(named(target), seconds, clock()), resume=resume,
             unpark=lambda target: self.unpark(named(target), clock()), paused=lambda: self._acting.paused,
-            in_force=self._dispatch.in_force, now=clock, sleep=sleep, kept=kept)
+            in_force=self._dispatch.in_force, lines=self.lines,
+            override=lambda target, override: self.override(target, override, clock()),
+            now=clock, sleep=sleep, kept=kept)
 
     def _subject(self, target: str) -> Subject | None:
         return next((each for each in self.subjects if each.name == target), None)

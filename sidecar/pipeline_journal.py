@@ -37,7 +37,7 @@ class Remembered(Protocol):
 
 
 class Noting(Protocol):
-    """What people have ordered, such as a pause."""
+    """What people have ordered, such as a pause or other lines."""
 
     def drain_notes(self) -> Notes:
         """What has changed since the last call."""
@@ -46,25 +46,26 @@ class Noting(Protocol):
         """Go on from this."""
 
 
-def records_of(ledger: Remembered, incidents: Remembered, acting: Noting) -> list[Record]:
+def records_of(ledger: Remembered, incidents: Remembered, *noting: Noting) -> list[Record]:
     """What has changed since the last call, as records of the journal; those of no known stage are counted there."""
     return [*(Record("attempt", *row) for row in ledger.drain()),  # type: ignore[arg-type]
             *(Record("incident", *row) for row in incidents.drain()),  # type: ignore[arg-type]
-            *(Record("note", key, "state", at, body) for key, at, body in acting.drain_notes())]
+            *(Record("note", key, "state", at, body) for each in noting for key, at, body in each.drain_notes())]
 
 
 class Keeping:
     """What is done about the targets, on its way to the journal. Lives as long as the desk."""
 
-    def __init__(self, journal: Journal, ledger: Ledger, acting: Acting) -> None:
+    def __init__(self, journal: Journal, ledger: Ledger, acting: Acting, *noting: Noting) -> None:
         self._journal = journal
         self._ledger = ledger
         self._acting = acting
+        self._noting = noting
 
     def keep(self) -> None:
         """Hand over what has changed since the last call: at every tick, and when people have ordered something."""
         acting = self._acting
-        self._journal.record(records_of(self._ledger, acting.incidents, acting), acting.done())
+        self._journal.record(records_of(self._ledger, acting.incidents, acting, *self._noting), acting.done())
 
     def settled(self) -> bool:
         """Whether all of it is on disk, or cannot be written now."""
@@ -72,14 +73,16 @@ class Keeping:
 
 
 def restore_actions(records: Sequence[Record], ledger: Remembered, incidents: Remembered, acting: Noting,
-                    now: float) -> None:
+                    now: float, *noting: Noting) -> None:
     """Have ledger, incidents and orders go on with what was journalled, before the first tick."""
     places: dict[str, list[int]] = {"attempt": [], "incident": [], "note": []}
     for place, record in enumerate(records):
         places[record.kind].append(place)
     ledger.restore(_Rows(records, places["attempt"]), now)
     incidents.restore(_Rows(records, places["incident"]), now)
-    acting.restore_notes([(record.key, record.at, record.body) for record in map(records.__getitem__, places["note"])])
+    notes = [(record.key, record.at, record.body) for record in map(records.__getitem__, places["note"])]
+    for each in (acting, *noting):
+        each.restore_notes(notes)
     if records:
         log.info("actions go on from the journal",
                  extra={f"{kind}_records": len(found) for kind, found in places.items()})

@@ -1,8 +1,10 @@
 """Where the three memory lines of a target lie, what they are compared with, and who said so.
 
-Later wins: a share of the cgroup limit < the file < the environment < the command line. Pure: the limit is an argument.
+Later wins: a share of the cgroup limit < the file < the environment < the command line < the API, which is for a while.
+Pure: limit and time are arguments.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,9 +16,14 @@ from sidecar.model import Labels, Metric, Sample, series
 Level = Literal["preventive", "main", "critical"]
 Basis = Literal["cgroup", "anon", "rss", "pss", "endpoint"]
 AskedBasis = Literal["auto", "cgroup", "anon", "rss", "pss", "endpoint"]
-Source = Literal["default", "cgroup limit", "file", "environment", "command line"]
+Source = Literal["default", "cgroup limit", "file", "environment", "command line", "api"]
 
-MIB = 1024 * 1024
+UNITS: dict[str, int] = {
+    "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+    "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40,
+}
+"""Unit → bytes. MB is 1024² bytes, the same as MiB: what the seeds, ps and top mean by it."""
+MIB = UNITS["MiB"]
 LEVELS: tuple[Level, ...] = get_args(Level)
 PREVENTIVE_OF_MAIN = 0.8
 CRITICAL_OF_MAIN = 1.2
@@ -29,6 +36,8 @@ THRESHOLD = Metric("rag_memory_threshold_bytes", "gauge",
 LIMIT = Metric("rag_memory_limit_bytes", "gauge",
                "Memory limit of the target: the tightest limit of its cgroup and the cgroups above it.")
 METRICS = (THRESHOLD, LIMIT)
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([A-Za-z]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,25 @@ class Wanted:
     main: Size | Share | None = None
     critical: Size | Share | None = None
     basis: AskedBasis = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Lines that were put in force while the sidecar ran, until `until` (Unix seconds). None is "as configured"."""
+
+    main_bytes: int | None
+    critical_bytes: int | None
+    until: float
+
+    def over(self, wanted: Wanted, basis: Basis) -> Wanted:
+        """What is asked for while these lines hold. A main of its own sets preventive, and the basis stays `basis`:
+        whoever moves a line does not mean to compare something else with it.
+        """
+        if self.main_bytes is not None:
+            wanted = replace(wanted, main=Size(self.main_bytes, "api"), preventive=None)
+        if self.critical_bytes is not None:
+            wanted = replace(wanted, critical=Size(self.critical_bytes, "api"))
+        return replace(wanted, basis=basis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +164,24 @@ def samples(base: Labels, thresholds: Thresholds, limit_bytes: int | None, at: f
              for level, line in thresholds.lines.items()]
     if limit_bytes is not None:
         found.append(Sample(series(base, LIMIT.name), float(limit_bytes), at))
+    return found
+
+
+def size(text: str) -> int:
+    """Bytes of `512MiB`. Raises ValueError with a whole sentence."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size such as 512MiB")
+    number, unit = match.groups()
+    if not unit:
+        raise ValueError(f"{text} has no unit: write {text}MiB, {text}KiB, {text}GiB or {text}B")
+    if unit not in UNITS:
+        meant = next((name for name in UNITS if name.lower().startswith(unit.lower())), None)
+        raise ValueError(f"{text!r} has an unknown unit, "
+                         + (f"did you mean {meant}?" if meant else f"known here: {', '.join(UNITS)}"))
+    found = round(float(number) * UNITS[unit])
+    if not 0 < found < 2 ** 63:
+        raise ValueError(f"{text} is not a usable size: it must be more than 0 and less than 8 EiB")
     return found
 
 

@@ -245,7 +245,8 @@ class World:
 
     def _restore(self) -> None:
         records = [Record(*key, at, body) for key, (at, body) in self.rows.items()]  # type: ignore[arg-type]
-        restore_actions(records, self.desk.ledger, self.acting.incidents, self.acting, self.now)
+        restore_actions(records, self.desk.ledger, self.acting.incidents, self.acting, self.now,
+                        self.desk.pipeline.lines)
         self.acting.incidents.lives.resume(self.guard.held(), self.now)
         if self._left:
             self.acting.recover(self._left, Policy(self.options, self.switch.exists()), self.now)

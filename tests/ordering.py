@@ -7,6 +7,7 @@ from typing import Any
 from sidecar.actions.policy import Decision, Reason
 from sidecar.guard.wire import Order
 from sidecar.model import Cleanup
+from sidecar.thresholds import Override
 from sidecar.web.hands import Asked, Hands, Wish
 
 NOW = 1_795_165_900.0
@@ -29,6 +30,7 @@ class Desk:
     orders: list[tuple[str, Cleanup, bool]] = field(default_factory=list)
     said: list[tuple[Any, ...]] = field(default_factory=list)
     paused: dict[str, float | None] = field(default_factory=dict)
+    overrides: dict[str, Override] = field(default_factory=dict)
     row: dict[str, Any] = field(default_factory=lambda: dict(ROW))
 
     async def sleep(self, seconds: float) -> None:
@@ -75,9 +77,31 @@ class Desk:
         self.said.append(("unpark", target))
         return ["rag"]
 
+    def lines(self, target: str) -> dict[str, Any]:
+        """Its lines: 1000 MiB and 1200 MiB are configured."""
+        override = self.overrides.get(target)
+        main, critical = (override.main_bytes, override.critical_bytes) if override else (None, None)
+        return {"target": target, "up": True, "in_force": self.now >= self.acknowledged_at, "basis": "anon",
+                "armed": True, "limit_bytes": None, "warnings": [],
+                "override": {"main_bytes": main, "critical_bytes": critical, "until": override.until}
+                if override else None,
+                "lines": {level: {"bytes": given or plan, "source": "api" if given else "file", "how": ""}
+                          for level, given, plan in (("main", main, 1000 << 20), ("critical", critical, 1200 << 20))}}
+
+    def override(self, target: str, override: Override | None) -> None:
+        """Note it."""
+        self.said.append(("override", target, override))
+        if override is None:
+            self.overrides.pop(target, None)
+        elif override.main_bytes == override.critical_bytes:
+            raise ValueError("main is not below critical")
+        else:
+            self.overrides[target] = override
+
     def hands(self) -> Hands:
         """What the server gets."""
         return Hands(
             self.targets, {"main": "standard", "critical": "aggressive"}, US, self.order, lambda order_id: self.row,
             self.ask, self.pause, self.resume, self.unpark,
-            lambda: self.paused, lambda target: self.now >= self.acknowledged_at, lambda: self.now, self.sleep)
+            lambda: self.paused, lambda target: self.now >= self.acknowledged_at, self.lines, self.override,
+            lambda: self.now, self.sleep)

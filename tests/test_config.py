@@ -10,11 +10,11 @@ import pytest
 
 from sidecar.config import Overrides, Settings, default_storage, describe, environment, load, rows
 from sidecar.config_settings import Web
-from sidecar.config_values import duration, duration_text, size, size_text
+from sidecar.config_values import duration, duration_text, size_text
 from sidecar.errors import ConfigError
 from sidecar.guard.wire import Channel
 from sidecar.probes.endpoint_figures import Endpoint
-from sidecar.thresholds import resolve
+from sidecar.thresholds import resolve, size
 
 HERE = Path(__file__).parent
 CASES = HERE / "config"

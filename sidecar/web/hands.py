@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from sidecar.actions.policy import Decision
 from sidecar.model import Cleanup
+from sidecar.thresholds import Override
 
 Trigger = Literal["api", "webhook"]
 
@@ -52,8 +53,10 @@ class Hands:
     row of `GET /api/v1/actions`. `ask` is for all others: None while too many wait. `pause(target, seconds)` of one
     target or (None) of all, for so long or until further notice; `resume` and `unpark` alike, which gives those that
     were parked. `paused` gives those that are paused, with the Unix time until which or None. `in_force`: the guard
-    has acknowledged the latest standing orders for a target; of one that is paused, that there are none. `kept` waits
-    until what was ordered would be known to the next desk, too.
+    has acknowledged the latest standing orders for a target; of one that is paused, that there are none. `lines` are
+    those of a target, as a row of `GET /api/v1/thresholds`; `override` puts others in force from the next tick on, or
+    (None) the configured ones again, and raises ValueError where they contradict each other. `kept` waits until what
+    was ordered would be known to the next desk, too.
     """
 
     targets: Sequence[str]
@@ -67,6 +70,8 @@ class Hands:
     unpark: Callable[[str | None], Sequence[str]]
     paused: Callable[[], Mapping[str, float | None]]
     in_force: Callable[[str], bool]
+    lines: Callable[[str], Mapping[str, Any]]
+    override: Callable[[str, Override | None], None]
     now: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     kept: Callable[[], Awaitable[None]] = _at_once

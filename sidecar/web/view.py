@@ -19,13 +19,17 @@ class Family(NamedTuple):
 
 
 class TargetStatus(NamedTuple):
-    """One watched target. Bytes are None where they cannot be read or no line is known."""
+    """One watched target. Bytes are None where they cannot be read or no line is known.
+
+    `until` (Unix seconds): so long lines hold that were put in force while it ran; None where none were.
+    """
 
     name: str
     up: bool
     used_bytes: float | None = None
     main_bytes: float | None = None
     critical_bytes: float | None = None
+    until: float | None = None
 
 
 class ModeStatus(NamedTuple):
