@@ -1,10 +1,10 @@
 """The ways to ask a target for a cleanup, as sidecar.yml names them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shlex import join
+from shlex import quote
 from signal import Signals
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ def check_request(timeout_seconds: float, headers: Mapping[str, str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HttpChannel:
-    """A cleanup is asked for by POST. Headers may hold secrets: they are not shown.
+    """A cleanup is asked for by POST. Headers and the query of the URL may hold secrets: they are not shown.
 
     The token in `token_file` becomes the header Authorization.
     """
@@ -47,7 +47,8 @@ class HttpChannel:
     def __str__(self) -> str:
         headers = f", headers {', '.join(self.headers)}" if self.headers else ""
         token = f", token from {self.token_file}" if self.token_file else ""
-        return f"http POST {self.url} (timeout {duration_text(self.timeout_seconds)}{headers}{token})"
+        shown = self.url.partition("?")[0]
+        return f"http POST {shown} (timeout {duration_text(self.timeout_seconds)}{headers}{token})"
 
     def authorized(self) -> "HttpChannel":
         """The channel with the token of its file among its headers. Raises ValueError if it has no usable one."""
@@ -114,7 +115,10 @@ class AgentChannel:
 
 @dataclass(frozen=True, slots=True)
 class ExecChannel:
-    """A cleanup is asked for by running a program: one `command` for every level, or one for each. No shell is used."""
+    """A cleanup is asked for by running a program: one `command` for every level, or one for each. No shell is used.
+
+    Who reads what is set learns which program that is, and not its arguments.
+    """
 
     KEY: ClassVar = "exec"
     command: tuple[str, ...] = ()
@@ -145,11 +149,16 @@ class ExecChannel:
                 yield key, words
 
     def __str__(self) -> str:
-        named = ", ".join(words if key == "command" else f"{key}: {words}"
-                          for key, words in ((key, join(given)) for key, given in self.commands()))
+        named = ", ".join(_shown(words) if key == "command" else f"{key}: {_shown(words)}"
+                          for key, words in self.commands())
         return f"exec {named} (timeout {duration_text(self.timeout_seconds)})"
 
     def serves(self, cleanup: Cleanup) -> Channel | None:
         """The way to ask for this cleanup, None if there is no program for it."""
         argv = self.command or {"light": self.light, "standard": self.standard, "aggressive": self.aggressive}[cleanup]
         return Channel("exec", argv=argv, timeout_seconds=self.timeout_seconds) if argv else None
+
+
+def _shown(words: Sequence[str]) -> str:
+    """A command as it may be shown."""
+    return quote(words[0]) + (" ..." if words[1:] else "")
