@@ -134,10 +134,15 @@ class _Desk:
         Raises SidecarError if the address cannot be had at the first start. Later, what was guarded is guarded on:
         without pages, and trying again at every tick.
         """
-        listen = str(self._settings.web.listen)
+        settings, listen = self._settings.web, str(self._settings.web.listen)
         try:
-            app = build(view, hosts=self._settings.web.hosts, token=self._settings.web.token)
-            urls = await stack.enter_async_context(serving(app, [listen]))
+            protection = None
+            if settings.config_file:
+                from sidecar.config_web import protected_by  # here: it takes memory, and few need it
+
+                protection = protected_by(settings.config_file)
+            app = build(view, hosts=settings.hosts, token=settings.token, protection=protection)
+            urls = await stack.enter_async_context(serving(app, [listen], protection))
         except SidecarError as error:
             if self._starts == 1:
                 raise

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules, cli_run
 from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
+from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:  # a command imports what it runs when it runs: the command line is to be quick
     from sidecar.config import Target
@@ -36,6 +38,7 @@ examples:
   rag-sidecar check config                   the defaults and the environment
   rag-sidecar check config sidecar.yml       each setting, and who said so
   rag-sidecar check rules my-rules.yml       mistakes and lint
+  rag-sidecar check web-config web.yml       a --web.config.file, its certificates
 
 Exit codes: 0 fine, 1 mistakes, 3 only lint of rules. docs/configuration.md
 """,
@@ -93,6 +96,9 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     config.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
     config.set_defaults(call=_check_config)
     cli_rules.add_check(checks)
+    web = checks.add_parser("web-config", help="check files of --web.config.file, as promtool does", **form)
+    web.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TLS, passwords and headers")
+    web.set_defaults(call=_check_web_config)
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -114,11 +120,34 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _check_config(arguments: argparse.Namespace) -> int:
     child = arguments.file is None
     settings = load(arguments.file, environment(), Overrides(child=child))
+    if settings.web.config_file:
+        from sidecar.config_web import read
+
+        read(settings.web.config_file)
     if arguments.output == "json":
         print(json.dumps([row._asdict() for row in rows(settings)], indent=2))
     else:
         print(describe(settings))
     return OK
+
+
+def _check_web_config(arguments: argparse.Namespace) -> int:
+    from sidecar.config_web import HELP, read
+
+    code = OK
+    for file in arguments.files:
+        try:
+            terms = read(file)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            code = FAILURE
+        else:
+            print(f"{file}: {'TLS' if terms.context else 'no TLS'}, {len(terms.users) or 'no'} "
+                  f"user{'s' * (len(terms.users) != 1)}, {len(terms.headers) or 'no'} "
+                  f"header{'s' * (len(terms.headers) != 1)}")
+    if code == FAILURE:
+        print(f"  {HELP}", file=sys.stderr)
+    return code
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -107,6 +107,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
                        help="promql-experimental-functions or promql-delayed-name-removal, as in Prometheus; several "
                        "with commas or by repeating it")
     other.add_argument(flags["web_listen"], dest="web_listen", metavar="ADDRESS", help="default 127.0.0.1:11611")
+    other.add_argument(flags["web_config"], dest="web_config", metavar="FILE", help="TLS, passwords and headers, as "
+                       "for Prometheus")
     other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")
     other.add_argument(flags["log_level"], dest="log_level", metavar="LEVEL", help="debug, info, warning or error")
     other.add_argument(flags["log_format"], dest="log_format", metavar="FORMAT", help="logfmt or json")

@@ -134,7 +134,8 @@ def _settings(document: Document, flags: Mapping[str, Any], storage: Path, secon
     """What the document says about everything but its targets and rules, with environment and flags laid over it."""
     every = replace(document.actions.every, **{f"{cleanup}_seconds": value for cleanup, value in seconds.items()})
     acting = replace(document.actions, mode=flags.get("mode", document.actions.mode), every=every)
-    web = Web(flags.get("web_listen", document.web.listen), document.web.hosts, document.web.token_file)
+    web = Web(flags.get("web_listen", document.web.listen), document.web.hosts, document.web.token_file,
+              flags.get("web_config", document.web.config_file))
     return Settings(
         targets=(),
         rules=None,

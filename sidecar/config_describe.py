@@ -63,6 +63,7 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "web.listen", str(settings.web.listen)
     yield "web.hosts", _listed(settings.web.hosts)
     yield "web.token_file", str(settings.web.token_file or "none")
+    yield "web.config_file", str(settings.web.config_file or "none")
     yield "storage.path", str(settings.storage)
     yield "log.level", settings.log.level
     yield "log.format", settings.log.format

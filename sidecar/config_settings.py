@@ -215,11 +215,15 @@ class Acting:
 
 @dataclass(frozen=True, slots=True)
 class WebSection:
-    """Where to serve, under which further host names, and where the token stands that lets others change state."""
+    """Where to serve, under which further host names, and where the token stands that lets others change state.
+
+    `config_file` says with which TLS, and to whom: docs/web-config.md.
+    """
 
     listen: Address = Address("127.0.0.1", 11611)  # noqa: RUF009 - frozen
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
+    config_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

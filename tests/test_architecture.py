@@ -43,6 +43,7 @@ ALONE = {  # modules that import the standard library and, of ours, only these, 
 }
 
 FENCES = {  # third-party package -> the only modules that import it
+    "bcrypt": ["sidecar.web.passwords"],
     "psutil": ["sidecar.discovery.local"],
     "docker": ["sidecar.discovery.docker"],
     "promql_parser": ["sidecar.promql.parse"],

@@ -458,7 +458,7 @@ def test_the_guide_shows_every_key_with_its_default(tmp_path: Path) -> None:
     shown = load(written(tmp_path, blocks()[0]), ENV, Overrides())
     plain = load(None, ENV, Overrides(pid=1))
     missing = {key for key, _, origin in rows(shown) if origin == "default"}
-    assert missing == {"log.level", "log.format", "web.token_file"}
+    assert missing == {"log.level", "log.format", "web.token_file", "web.config_file"}
     assert "# token_file: /run/secrets/rag-sidecar" in blocks()[0]  # a file that is not there would be a mistake
     assert replace(shown.actions, mode=None, kill_switch="") == replace(plain.actions, kill_switch="")
     assert (shown.web.listen, shown.job, shown.evaluation_interval_seconds) == (

@@ -16,8 +16,9 @@ from multidict import CIMultiDict
 from ordering import NOW, ROW, TOKEN, US, Desk
 
 from sidecar.web import orders
-from sidecar.web.bearer import FAILURES, MOST_ADDRESSES, Bearer
+from sidecar.web.bearer import Bearer
 from sidecar.web.control import build_control, listening
+from sidecar.web.guesses import FAILURES, MOST_ADDRESSES
 from sidecar.web.hands import Asked
 from sidecar.web.refusal import Refusal
 from sidecar.web.server import build, serving
@@ -422,4 +423,4 @@ def test_addresses_that_guess_are_forgotten_in_the_end() -> None:
         with pytest.raises(Refusal):
             bearer.check(guess)
 
-    assert len(bearer._full_at) == MOST_ADDRESSES
+    assert len(bearer._guesses._full_at) == MOST_ADDRESSES

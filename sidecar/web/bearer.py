@@ -2,23 +2,15 @@
 
 import hmac
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
-from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from aiohttp import hdrs, web
 
+from sidecar.web.guesses import Guesses, address_of
 from sidecar.web.refusal import Refusal, again_in
 
 log = logging.getLogger("sidecar.web")
-
-FAILURES = 10
-"""Wrong tokens that one address may send at once; after that, one more every `EVERY_SECONDS`."""
-EVERY_SECONDS = 6.0
-MOST_ADDRESSES = 1024
-PREFIX = 64
-"""Of an IPv6 address: what lies behind it belongs to one host or one customer."""
 
 CHALLENGE = {str(hdrs.WWW_AUTHENTICATE): 'Bearer realm="rag-sidecar"'}
 
@@ -32,17 +24,15 @@ class Bearer:
 
     def __init__(self, token: str, monotonic: Callable[[], float]) -> None:
         self._token = _digest(token) if token else b""
-        self._monotonic = monotonic
-        self._full_at: OrderedDict[str, float] = OrderedDict()  # address -> when it has all its failures back
+        self._guesses = Guesses(monotonic)
 
     def check(self, request: web.Request) -> None:
         """Raise Refusal unless this request carries the token."""
         if not self._token:
             raise Refusal(403, "forbidden", "nothing can be changed over TCP, for want of a token: write one into a "
                           "file of mode 0600 and name it as web.token_file, or use the control socket of this machine")
-        address, now = _address(request.remote or ""), self._monotonic()
-        full_at = max(now, self._full_at.get(address, now))
-        wait_seconds = full_at + EVERY_SECONDS - (now + FAILURES * EVERY_SECONDS)
+        address = address_of(request.remote or "")
+        wait_seconds = self._guesses.wait_seconds(address)
         if wait_seconds > 0:
             raise Refusal(429, "too_many_failures", "too many wrong tokens came from this address; wait a little",
                           again_in(wait_seconds))
@@ -53,11 +43,7 @@ class Bearer:
         if not given:  # who does not know that a token is needed does not guess
             raise Refusal(401, "unauthorized", "this needs the header `Authorization: Bearer …` with the token of "
                           "web.token_file", CHALLENGE)
-        self._full_at[address] = full_at + EVERY_SECONDS
-        self._full_at.move_to_end(address)
-        if len(self._full_at) > MOST_ADDRESSES:
-            self._full_at.popitem(last=False)
-        if full_at + 2 * EVERY_SECONDS > now + FAILURES * EVERY_SECONDS:
+        if self._guesses.failed(address):
             log.warning("too many wrong tokens", extra={"address": address})
         raise Refusal(401, "unauthorized", "that is not the token of web.token_file", CHALLENGE)
 
@@ -66,12 +52,3 @@ def _digest(text: str) -> bytes:
     """Of one length for all tokens: how long the right one is cannot be measured."""
     return sha256(text.encode("utf-8", "surrogateescape")).digest()
 
-
-def _address(remote: str) -> str:
-    try:
-        address = ip_address(remote)
-    except ValueError:
-        return remote
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return str(IPv6Network((int(address), PREFIX), strict=False))
-    return str(address)

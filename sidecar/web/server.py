@@ -4,9 +4,10 @@ import asyncio
 import errno
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -22,6 +23,9 @@ from sidecar.web.parameters import limit, parameters
 from sidecar.web.query import Queries
 from sidecar.web.view import View
 
+if TYPE_CHECKING:  # it takes memory, and few need it
+    from sidecar.web.protection import Protection
+
 CONNECTIONS = 256
 """How many clients may be connected; each holds a file descriptor that the probes would lack."""
 SHUTDOWN_SECONDS = 2.0
@@ -32,15 +36,20 @@ TOKEN = web.AppKey("token", bool)
 """Whether there is a token, with which orders are taken."""
 
 
-def build(view: View, *, hosts: Sequence[str] = (), token: str = "",
+def build(view: View, *, hosts: Sequence[str] = (), token: str = "", protection: "Protection | None" = None,
           clock: Callable[[], float] = monotonic) -> web.Application:
     """The application behind TCP: it shows `view`, and takes orders from whoever has the `token` ("": from nobody).
 
-    It is served under any IP address, localhost and the names in `hosts`. `clock` is in seconds and never goes back.
+    It is served under any IP address, localhost and the names in `hosts`, to whom the `protection` lets in. `clock` is
+    in seconds and never goes back.
     """
     app = pages(view, hosts=hosts)
     app[TOKEN] = bool(token)
-    app.add_routes(Orders(view, Bearer(token, clock)).routes())
+    bearer = Bearer(token, clock)
+    app.add_routes(Orders(view, bearer).routes())
+    if protection:
+        app.middlewares.insert(1, protection.entrance(bearer if token else None, clock))
+        app.on_response_prepare.append(protection.add_headers)
     return app
 
 
@@ -124,10 +133,12 @@ async def actions(request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def serving(app: web.Application, listen: Sequence[str]) -> AsyncIterator[list[str]]:
+async def serving(app: web.Application, listen: Sequence[str],
+                  protection: "Protection | None" = None) -> AsyncIterator[list[str]]:
     """Serve `app` on every address (`HOST:PORT`, `:PORT`, `[::1]:PORT`; port 0 takes a free one) until the end.
 
-    Yields the URLs that answer. Raises SidecarError where an address cannot be listened on.
+    With TLS where the `protection` says so. Yields the URLs that answer. Raises SidecarError where an address cannot be
+    listened on.
     """
     addresses = [parse_listen(address) for address in listen]
     runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -135,12 +146,29 @@ async def serving(app: web.Application, listen: Sequence[str]) -> AsyncIterator[
         await runner.setup()
         cleanup.push_async_callback(runner.cleanup)
         assert runner.server
+        accepted: Callable[[], asyncio.BaseProtocol] = partial(Connection, runner.server, CONNECTIONS)
+        secure = protection is not None and protection.now().context is not None
+        if protection and secure:
+            accepted = cleanup.enter_context(_with_tls(accepted, protection))
         urls = []
         for host, port in addresses:
-            server = await _listen(partial(Connection, runner.server, CONNECTIONS), host, port)
+            server = await _listen(accepted, host, port)
             cleanup.callback(server.close)
-            urls += [_url(listener.getsockname()) for listener in server.sockets]
+            urls += [_url(listener.getsockname(), "https" if secure else "http") for listener in server.sockets]
         yield urls
+
+
+@contextmanager
+def _with_tls(factory: Callable[[], asyncio.BaseProtocol],
+              protection: "Protection") -> Iterator[Callable[[], asyncio.BaseProtocol]]:
+    """`factory` behind handshakes, each with the certificates that are there when it begins."""
+    from sidecar.web.tls import Handshakes  # here: TLS is loaded only where it is spoken
+
+    handshakes = Handshakes(factory, lambda: protection.now().context)
+    try:
+        yield handshakes.accepted
+    finally:
+        handshakes.close()
 
 
 def parse_listen(address: str) -> tuple[str | None, int]:
@@ -179,6 +207,6 @@ def _trouble(error: OSError | UnicodeError, port: int) -> tuple[str, str]:
     }.get(error.errno or 0, (str(error), "Look up what the system says"))
 
 
-def _url(name: tuple[str, int]) -> str:
+def _url(name: tuple[str, int], scheme: str) -> str:
     host, port = name[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
