@@ -114,7 +114,7 @@ def start(
     options = _Options(listen, token, directory, signals, freeze_after_startup, every_seconds, every_requests,
                        gc_pause_budget_seconds, name)
     options.check()
-    global _agent
+    global _agent, _every_requests
     with _starting:
         if _agent is not None:
             if _agent.options != options:
@@ -131,7 +131,7 @@ def start(
             return
         if not agent.open():
             return
-        _agent = agent
+        _agent, _every_requests = agent, options.every_requests or 0
         _observe_collector()
         _once_per_process()
         agent.install_signals()
@@ -139,9 +139,9 @@ def start(
 
 def stop() -> None:
     """End the agent: its thread, sockets and handlers are gone after it. Harmless where there is none."""
-    global _agent
+    global _agent, _every_requests
     with _starting:
-        agent, _agent = _agent, None
+        agent, _agent, _every_requests = _agent, None, 0
         if agent is not None:
             agent.close()
             _ignore_collector()
@@ -240,10 +240,11 @@ def count_request() -> None:
 
     Shown as `requests_total`; with `start(every_requests=50)` each fiftieth asks for a light cleanup.
     """
-    number = next(_requests) + 1
-    agent = _agent
-    if agent is not None and agent.options.every_requests and number % agent.options.every_requests == 0:
-        agent.ask("light", "requests")
+    number = next(_requests)
+    if _every_requests and number % _every_requests == 0:
+        agent = _agent
+        if agent is not None:
+            agent.ask("light", "requests")
 
 
 def cleanup(level: str = "standard") -> Figures:
@@ -459,16 +460,17 @@ class _Pauses:
 
     def _make_callback(self) -> Callable[[str, dict[str, int]], None]:
         seconds, longest, last_full = self.seconds, self.longest, self.last_full
-        clock, begun = time.perf_counter, [0.0]
+        clock, begun = time.perf_counter, 0.0
 
         def on_gc(phase: str, info: dict[str, int]) -> None:
             # No lock, no call into the app, nothing that grows: it runs wherever an object is made. Only names of its
             # own: it may run after the module has been torn down.
+            nonlocal begun
             if phase == "start":
-                begun[0] = clock()
+                begun = clock()
                 return
             now, generation = clock(), info["generation"]
-            took = now - begun[0]
+            took = now - begun
             seconds[generation] += took
             if took > longest[generation]:
                 longest[generation] = took
@@ -2386,7 +2388,7 @@ def _figures(registered: Figures) -> Figures:
         "malloc": {"allocator": allocator.name, **malloc, "trim_returned_bytes_total": allocator.returned_bytes},
         "torch": _attempt(_torch_figures)[0] or [], "tracemalloc": _tracemalloc_figures(),
         "caches": registered.get("caches", []), "models": registered.get("models", []),
-        "requests_total": int(repr(_requests)[len("count(") : -1]),
+        "requests_total": int(repr(_requests)[len("count(") : -1]) - 1,
         "cleanups": [*(_without_steps(result) for result in results[:-1]), *results[-1:]],
         "mode": _registry.mode, **_memory(),
     }  # fmt: skip
@@ -2432,7 +2434,7 @@ def _once_per_process() -> None:
 def _after_fork() -> None:
     """The child of a fork: sockets, threads and locks are the parent's; it gets an agent of its own."""
     global _agent, _requests, _starting
-    _starting, _requests = threading.RLock(), itertools.count()
+    _starting, _requests = threading.RLock(), itertools.count(1)
     _registry.after_fork()
     _runner.after_fork()
     parents, _agent = _agent, None
@@ -2462,7 +2464,10 @@ _starting = threading.RLock()
 _hooked = False
 _handled: dict[int, Any] = {}
 """The signals that lead to `_on_signal`, and what they led to before."""
-_requests = itertools.count()
+_requests = itertools.count(1)
+"""Its next value: one more than requests were counted."""
+_every_requests = 0
+"""The option of the started agent; a request costs less with it here."""
 _pauses = _Pauses()
 _registry = _Registry()
 _runner = _Runner()
