@@ -7,7 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sidecar import __version__, cli_agent, cli_control, cli_orders, cli_query, cli_replay, cli_rules, cli_run
+from sidecar import (
+    __version__,
+    cli_agent,
+    cli_control,
+    cli_orders,
+    cli_query,
+    cli_replay,
+    cli_rules,
+    cli_run,
+    cli_thresholds,
+)
 from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
 from sidecar.errors import ConfigError
 
@@ -78,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_replay.add(commands)
     cli_control.add(commands)
     cli_orders.add(commands)
+    cli_thresholds.add(commands)
     cli_agent.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute",
                                epilog=EXAMPLES["demo"], formatter_class=argparse.RawDescriptionHelpFormatter)

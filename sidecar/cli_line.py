@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,14 +51,16 @@ class Way(NamedTuple):
         return self.url or str(self.path)
 
     @classmethod
-    def of(cls, arguments: argparse.Namespace) -> "Way":
-        """What the flags say. Raises SidecarError."""
+    def of(cls, arguments: argparse.Namespace, *, reads: bool = False) -> "Way":
+        """What the flags say; who only `reads` needs no token. Raises SidecarError."""
         url, token_file = arguments.url, arguments.token_file
         if url is None or not url.startswith(("http://", "https://")):
             if token_file is not None:
                 raise SidecarError("a token is for a sidecar's web server", help="say where it is: --url http://HOST:PORT")
             return cls(socket_path(url, arguments.storage_path))
         if token_file is None:
+            if reads:
+                return cls(None, url.rstrip("/"))
             raise SidecarError(f"{url} changes nothing without a token",
                                help="--token-file FILE, or --url unix:PATH on the machine where the sidecar runs")
         from sidecar.config_secrets import read_token
@@ -68,17 +70,21 @@ class Way(NamedTuple):
         except ValueError as error:
             raise SidecarError(f"--token-file: {error}") from None
 
+    def posted(self, path: str, body: Mapping[str, Any]) -> AbstractContextManager[HTTPResponse]:
+        """Post an order, see `asked`."""
+        return self.asked("POST", path, body)
+
     @contextmanager
-    def posted(self, path: str, body: Mapping[str, Any]) -> Iterator[HTTPResponse]:
-        """Post an order: the answer, of status 200, to be read inside. Raises SidecarError, Refusal among them."""
-        headers = {"Content-Type": "application/json"}
+    def asked(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[HTTPResponse]:
+        """Send a request: the answer, of status 200, to be read inside. Raises SidecarError, Refusal among them."""
+        headers = {} if body is None else {"Content-Type": "application/json"}
         if self.path is not None:
             line: HTTPConnection = Line(self.path)
         else:
-            headers["Authorization"] = f"Bearer {self.token}"
+            headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
             line, path = self._over_tcp(path)
         try:
-            line.request("POST", path, json.dumps(body), headers)
+            line.request(method, path, None if body is None else json.dumps(body), headers)
             answer = line.getresponse()
             if answer.status != 200:
                 raise _refused(answer)

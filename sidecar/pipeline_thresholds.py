@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 
 from sidecar.errors import SidecarError
 from sidecar.pipeline_journal import Notes
-from sidecar.thresholds import Override, Thresholds, Wanted, contradiction, resolve
+from sidecar.thresholds import LONGEST_OVERRIDE_SECONDS, Override, Thresholds, Wanted, contradiction, resolve
 
 log = logging.getLogger("sidecar")
 
 NOTE = "thresholds:"
 """Begins the key of a note about an override."""
-LONGEST_SECONDS = 7 * 86400.0
-"""For how long an override may hold."""
 ROUNDING_SECONDS = 1.0
 """A tick has its moment in milliseconds, and a clock is corrected now and then."""
 
@@ -76,7 +74,7 @@ class Lines:
     def expire(self, now: float) -> None:
         """End what is over, for every tick; and what would hold for too long, because the clock was wrong then."""
         for target, override in list(self._overrides.items()):
-            if not 0.0 < override.until - now <= LONGEST_SECONDS + ROUNDING_SECONDS:
+            if not 0.0 < override.until - now <= LONGEST_OVERRIDE_SECONDS + ROUNDING_SECONDS:
                 self._end(target, now, "its time is over")
 
     def put(self, target: str, override: Override, now: float) -> None:

@@ -30,6 +30,7 @@ CRITICAL_OF_MAIN = 1.2
 MAIN_OF_LIMIT = 0.8
 CRITICAL_OF_LIMIT = 0.9
 DEFAULT_MAIN_BYTES = 1000 * MIB
+LONGEST_OVERRIDE_SECONDS = 7 * 86400.0
 
 THRESHOLD = Metric("rag_memory_threshold_bytes", "gauge",
                    "Memory in use above which the alert of this level becomes active.")

@@ -15,7 +15,6 @@ from asking import Answer
 from multidict import CIMultiDict
 from ordering import NOW, ROW, TOKEN, US, Desk
 
-from sidecar.web import orders
 from sidecar.web.bearer import Bearer
 from sidecar.web.control import build_control, listening
 from sidecar.web.guesses import FAILURES, MOST_ADDRESSES
@@ -176,7 +175,7 @@ def test_big_bodies_are_refused(path: str) -> None:
 
 def test_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who announces a body and does not send it is answered with 408, and holds no place any longer."""
-    monkeypatch.setattr(orders, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr("sidecar.web.body.BODY_SECONDS", 0.05)
 
     async def run() -> None:
         async with serving(build(View(hands=Desk().hands()), token=TOKEN), ["127.0.0.1:0"]) as (url,):

@@ -1,22 +1,20 @@
 """The routes that change something: over the control socket for people, over TCP for whoever has the token."""
 
-import asyncio
 import json
 import logging
-import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sidecar.actions.facts import SENTENCES, Decision, Reason
 from sidecar.actions.options import STRENGTH
 from sidecar.model import Cleanup
-from sidecar.promql.notation import format_duration
-from sidecar.rules.durations import parse_duration
 from sidecar.web import webhook
 from sidecar.web.api import JSON, LINES, success
 from sidecar.web.bearer import Bearer
+from sidecar.web.body import any_target, json_of, listed, object_of, one_target, quoted, seconds_of
 from sidecar.web.hands import Asked, Hands
 from sidecar.web.refusal import Refusal, again_in
 from sidecar.web.view import View
@@ -28,15 +26,13 @@ BEGIN_SECONDS = 15.0
 """Within this the guard says what it does with an order; a desk that hangs may take so long to hear it."""
 END_SECONDS = 180.0
 """An attempt that nobody answers is closed after 90 s, one that is judged 20 s after its answer."""
-BODY_SECONDS = 10.0
-"""For how long a body may come in."""
 WITHDRAWN_SECONDS = 5.0
 """Within this the guard is to say that it does nothing by itself any more."""
 TTL_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 366 * 86400.0
-MOST_QUOTED = 60
 MOST_PATIENT = 16
-"""How many may wait over TCP for what becomes of their order: the others are to be served meanwhile."""
+"""How many may wait for what becomes of their wish, or their lines: the others are to be served meanwhile."""
+LINES_PATH = "/api/v1/thresholds"
 
 HINTS: Mapping[Reason, str] = {
     Reason.NO_CHANNEL: "there is no way to ask it: no cleanup is configured for it, and no agent is in its processes",
@@ -68,14 +64,19 @@ class Orders:
                                 "/api/v1/unpark": self._unpark}
         if self._bearer is not None:
             acts["/alertmanager"] = self._alertmanager
-        return [web.post(path, self._answering(act)) for path, act in acts.items()]
+        return [*(web.post(path, self._answering(act)) for path, act in acts.items()),
+                web.get(LINES_PATH, self._answering(_lines, free=True)),
+                web.put(LINES_PATH, self._answering(self._put_lines)),
+                web.delete(LINES_PATH, self._answering(self._withdraw_lines))]
 
-    def _answering(self, act: Act) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    def _answering(self, act: Act, *, free: bool = False) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """The handler of a route; `free` is what only shows, which needs no token."""
+
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
-                if self._bearer is not None:
+                if self._bearer is not None and not free:
                     self._bearer.check(request)
-                    if request.content_type != JSON:
+                    if request.content_type != JSON and request.method != hdrs.METH_DELETE:
                         raise Refusal(415, "bad_data", f"the body is to be of the type {JSON}")
                 if self._view.hands is None:
                     raise _not_ready()
@@ -86,33 +87,51 @@ class Orders:
         return answer
 
     async def _cleanup_now(self, request: web.Request, hands: Hands) -> web.StreamResponse:
-        asked = await _object(request, "target", "level", "dry_run")
-        target, cleanup, dry_run = _one_target(asked, hands), _cleanup(asked), asked.get("dry_run", False)
+        asked = await object_of(request, "target", "level", "dry_run")
+        target, cleanup, dry_run = one_target(asked, hands), _cleanup(asked), asked.get("dry_run", False)
         if not isinstance(dry_run, bool):
             raise Refusal(400, "bad_data", "dry_run is true or false")
         decision = hands.order(target, cleanup, dry_run)
         return await _follow(request, _order_of(target, decision), hands)
 
     async def _cleanup_asked(self, request: web.Request, hands: Hands) -> web.StreamResponse:
-        asked = await _object(request, "target", "level", "ttl")
-        target, cleanup = _one_target(asked, hands), _cleanup(asked)
-        ttl_seconds = _seconds(asked, "ttl", webhook.MOST_TTL_SECONDS)
+        asked = await object_of(request, "target", "level", "ttl")
+        target, cleanup = one_target(asked, hands), _cleanup(asked)
+        ttl_seconds = seconds_of(asked, "ttl", webhook.MOST_TTL_SECONDS)
         ttl_seconds = TTL_SECONDS if ttl_seconds is None else ttl_seconds
+        with self._place():
+            order_id = await _granted(Asked(target, cleanup, "api", ttl_seconds, {}), hands)
+            if request.query.get("wait") == "1":
+                return await _follow(request, order_id, hands)
+        body = {"status": "success", "data": {"id": order_id, "target": target, "cleanup": cleanup}}
+        return web.Response(status=202, text=json.dumps(body), content_type=JSON)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places for those who wait. Raises Refusal where there is none."""
         if self._patient >= MOST_PATIENT:
             raise Refusal(503, "unavailable", "too many wait for their orders already", again_in(LOOK_SECONDS))
         self._patient += 1
         try:
-            order_id = await _granted(Asked(target, cleanup, "api", ttl_seconds, {}), hands)
-            if request.query.get("wait") == "1":
-                return await _follow(request, order_id, hands)
+            yield
         finally:
             self._patient -= 1
-        body = {"status": "success", "data": {"id": order_id, "target": target, "cleanup": cleanup}}
-        return web.Response(status=202, text=json.dumps(body), content_type=JSON)
+
+    async def _put_lines(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        from sidecar.web import lines  # here: many a sidecar is never asked
+
+        with self._place():
+            return await lines.put(request, hands)
+
+    async def _withdraw_lines(self, request: web.Request, hands: Hands) -> web.StreamResponse:
+        from sidecar.web import lines  # here: as above
+
+        with self._place():
+            return await lines.withdraw(request, hands)
 
     async def _alertmanager(self, request: web.Request, hands: Hands) -> web.StreamResponse:
         try:
-            wishes, dropped = webhook.read(await _json(request), hands)
+            wishes, dropped = webhook.read(await json_of(request), hands)
         except ValueError as error:
             raise Refusal(400, "bad_data", f"this is no message of Alertmanager's webhook: {error}") from None
         taken = []
@@ -127,8 +146,8 @@ class Orders:
         return success({"taken": taken, "dropped": dropped})
 
     async def _pause(self, request: web.Request, hands: Hands) -> web.StreamResponse:
-        asked = await _object(request, "target", "for")
-        target, seconds = _any_target(asked, hands), _seconds(asked, "for", LONGEST_PAUSE_SECONDS)
+        asked = await object_of(request, "target", "for")
+        target, seconds = any_target(asked, hands), seconds_of(asked, "for", LONGEST_PAUSE_SECONDS)
         if seconds == 0:
             raise Refusal(400, "bad_data", "for is how long, such as 30m; without it, until `resume`")
         hands.pause(target, seconds)
@@ -136,8 +155,8 @@ class Orders:
         waited = 0.0
         while late := [name for name in names if not hands.in_force(name)]:
             if waited > WITHDRAWN_SECONDS:
-                raise Refusal(504, "unacknowledged", f"{_listed(names)}: paused, but the guard has not said within "
-                              f"{WITHDRAWN_SECONDS:g} s that it does nothing by itself any more to {_listed(late)}; "
+                raise Refusal(504, "unacknowledged", f"{listed(names)}: paused, but the guard has not said within "
+                              f"{WITHDRAWN_SECONDS:g} s that it does nothing by itself any more to {listed(late)}; "
                               "the kill-switch holds it back at once")
             await hands.sleep(LOOK_SECONDS)
             waited += LOOK_SECONDS
@@ -145,81 +164,34 @@ class Orders:
         return _states(names, hands)
 
     async def _resume(self, request: web.Request, hands: Hands) -> web.StreamResponse:
-        target = _any_target(await _object(request, "target"), hands)
+        target = any_target(await object_of(request, "target"), hands)
         hands.resume(target)
         await hands.kept()
         return _states([target] if target else hands.targets, hands)
 
     async def _unpark(self, request: web.Request, hands: Hands) -> web.StreamResponse:
-        target = _any_target(await _object(request, "target"), hands)
+        target = any_target(await object_of(request, "target"), hands)
         parked = hands.unpark(target)
         await hands.kept()
         return success({"targets": [{"target": name, "was_parked": name in parked}
                                     for name in ([target] if target else hands.targets)]})
 
 
+async def _lines(request: web.Request, hands: Hands) -> web.StreamResponse:
+    from sidecar.web import lines  # here: as above
+
+    return await lines.show(request, hands)
+
+
 def _not_ready() -> Refusal:
     return Refusal(503, "not_ready", "the sidecar has only just started; ask again in a second", again_in(1.0))
-
-
-async def _json(request: web.Request) -> Any:
-    """What the body says; nothing is an empty object. Raises Refusal."""
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return json.loads(await request.read() or b"{}")
-    except TimeoutError:
-        raise Refusal(408, "timeout", f"the body did not come within {BODY_SECONDS:g} s") from None
-    except (ValueError, RecursionError):
-        raise Refusal(400, "bad_data", "the body is no JSON") from None
-
-
-async def _object(request: web.Request, *keys: str) -> dict[str, Any]:
-    """The body, an object with some of these keys. Raises Refusal."""
-    asked = await _json(request)
-    if not isinstance(asked, dict) or asked.keys() - set(keys):
-        unknown = sorted(asked.keys() - set(keys)) if isinstance(asked, dict) else []
-        found = f"{_quoted(unknown[0])} is none of them" if unknown else f"{_quoted(asked)} is none"
-        raise Refusal(400, "bad_data", f"the body is to be an object with some of {', '.join(keys)}: {found}")
-    return asked
-
-
-def _any_target(asked: Mapping[str, Any], hands: Hands) -> str | None:
-    """The target that is named, None for all. Raises Refusal."""
-    target = asked.get("target")
-    if target is not None and target not in hands.targets:
-        raise Refusal(404, "not_found", f"there is no target {_quoted(target)}; there is {_listed(hands.targets)}")
-    return cast("str | None", target)
-
-
-def _one_target(asked: Mapping[str, Any], hands: Hands) -> str:
-    """The target that is named, or the only one. Raises Refusal."""
-    target = _any_target(asked, hands)
-    if target is None and len(hands.targets) > 1:
-        raise Refusal(400, "bad_data", f"there are {len(hands.targets)} targets, say which one: "
-                      f"{_listed(hands.targets)}")
-    return target or hands.targets[0]
 
 
 def _cleanup(asked: Mapping[str, Any]) -> Cleanup:
     level = asked.get("level", "standard")
     if not isinstance(level, str) or level not in STRENGTH:
-        raise Refusal(400, "bad_data", f"level is to be one of {', '.join(STRENGTH)}: {_quoted(level)} is none")
+        raise Refusal(400, "bad_data", f"level is to be one of {', '.join(STRENGTH)}: {quoted(level)} is none")
     return cast(Cleanup, level)
-
-
-def _seconds(asked: Mapping[str, Any], key: str, most: float) -> float | None:
-    """Seconds, given as a number or as a duration such as `30m`; None where there are none. Raises Refusal."""
-    given = asked.get(key)
-    try:
-        seconds = parse_duration(given) if isinstance(given, str) else given
-    except ValueError:
-        seconds = math.nan
-    if seconds is None:
-        return None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= most:
-        raise Refusal(400, "bad_data", f"{key} is to be a duration such as 30s or 5m, or seconds, at most "
-                      f"{format_duration(most)}: {_quoted(given)} is none")
-    return float(seconds)
 
 
 def _order_of(target: str, decision: Decision | None) -> str:
@@ -281,13 +253,3 @@ def _states(names: Sequence[str], hands: Hands) -> web.Response:
     paused = hands.paused()
     return success({"targets": [{"target": name, "paused": name in paused, "until": paused.get(name)}
                                 for name in names]})
-
-
-def _quoted(given: object) -> str:
-    """What somebody has sent, not more of it than belongs into a sentence."""
-    text = json.dumps(given)
-    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]}…"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20])

@@ -51,6 +51,8 @@ def _top(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | Non
     bar = lines = ""
     if main and critical:
         lines = f'<p class="dim">main {size(main)} · critical {size(critical)}{_limit(target, shown)}</p>'
+        if target.until:
+            lines += f'<p class="dim">These lines were set by the API, until {moment(target.until)}.</p>'
         if used is not None:
             bar = (f'<meter min="0" max="{1.1 * critical:.0f}" low="{0.8 * main:.0f}" high="{main:.0f}" optimum="0" '
                    f'value="{used:.0f}" aria-label="used memory"></meter>')
