@@ -26,15 +26,16 @@ class Protection:
     def __init__(self, file: Path, read: Callable[[Path], Terms]) -> None:
         self._file = file
         self._read = read
-        self._files = read(file).files
-        self._stamps = self._stamped()
-        self._terms = read(file)  # once more: what changes from now on differs from the stamps
+        self._files: tuple[Path, ...] = (file,)
+        self._stamps: tuple[Stamp, ...] = ()
+        found = self._found()
+        if isinstance(found, WebConfigError):
+            raise found
+        self._terms = found
 
     def now(self) -> Terms:
         """What is in force at this moment."""
-        stamps = self._stamped()
-        if stamps != self._stamps:
-            self._stamps = stamps
+        if tuple(map(_stamp, self._files)) != self._stamps:
             self._renew()
         return self._terms
 
@@ -73,23 +74,29 @@ class Protection:
                 response.headers.pop(name, None)
 
     def _renew(self) -> None:
-        try:
-            terms = self._read(self._file)
-        except WebConfigError as error:
-            self._files = error.files
+        found = self._found()
+        if isinstance(found, WebConfigError):
             log.error("the web config file cannot be used, what it said before stays in force",
-                      extra={"error": str(error), "help": error.help})
-            return
-        self._files = terms.files
-        if (terms.context is None) != (self._terms.context is None):
+                      extra={"error": str(found), "help": found.help})
+        elif (found.context is None) != (self._terms.context is None):
             log.error("TLS begins and ends with a start alone, what the web config file said before stays in force",
                       extra={"help": "start the sidecar anew, or take back the change"})
-            return
-        self._terms = terms
-        log.info("the web config file was read anew", extra={"file": str(self._file)})
+        else:
+            self._terms = found
+            log.info("the web config file was read anew", extra={"file": str(self._file)})
 
-    def _stamped(self) -> tuple[Stamp, ...]:
-        return tuple(map(_stamp, self._files))
+    def _found(self) -> Terms | WebConfigError:
+        """What is there now; whatever changes while it is read differs from the stamps afterwards."""
+        for _ in range(3):  # it may name other files than before
+            files, self._stamps = self._files, tuple(map(_stamp, self._files))
+            try:
+                found: Terms | WebConfigError = self._read(self._file)
+            except WebConfigError as error:
+                found = error
+            self._files = found.files
+            if found.files == files:
+                break
+        return found
 
 
 def _stamp(file: Path) -> Stamp:

@@ -8,6 +8,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -218,12 +219,17 @@ class Handshakes:
             ending.cancel()
         task = asyncio.create_task(self._lead(line))
         self._under_way[task] = address
-        task.add_done_callback(lambda done: self._under_way.pop(done, None))
+        task.add_done_callback(partial(self._over, line))
 
     def close(self) -> None:
         """Break off all that are under way."""
         for task in self._under_way:
             task.cancel()
+
+    def _over(self, line: socket.socket, task: "asyncio.Task[None]") -> None:
+        self._under_way.pop(task, None)
+        if task.cancelled():
+            line.close()  # it may not even have begun
 
     async def _lead(self, line: socket.socket) -> None:
         try:
