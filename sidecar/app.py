@@ -27,7 +27,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Plan, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_crashes import Crashes
-from sidecar.pipeline_journal import left_behind, restore
+from sidecar.pipeline_journal import resume
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.endpoint import Endpoints
 from sidecar.probes.sampler import Ask, Sampler, Scope
@@ -124,6 +124,7 @@ class _Desk:
                 "alertmanagers": len(settings.alertmanagers), "desk_start": self._starts})
             await self._tick_until_the_end(pipeline, partial(self._serve, view, stack))
             left = await notifier.drain(wall() + DRAIN_SECONDS)
+            pipeline.keep(wall())
             if left:
                 log.warning("alerts not delivered at the end", extra={"count": left})
         return 0
@@ -211,9 +212,7 @@ class _Desk:
         stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
                         breathe)
         now = wall()
-        entries = journal.open(now)
-        restore(entries, groups, roster.update(now), now)
-        notifier.offer(left_behind(entries, groups, now), now)
+        resume(journal.open(now), groups, roster.update(now), notifier, now)
         return Pipeline(stages, plans, settings.actions, base, self._starts)
 
     def _hello(self, courier: bool) -> tuple[int, dict[str, Identity]]:

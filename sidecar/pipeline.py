@@ -33,6 +33,7 @@ from sidecar.pipeline_thresholds import Lines
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
+from sidecar.promql.steps import Steps, finish
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
 from sidecar.store import Store
@@ -128,8 +129,9 @@ class Pipeline:
             if slot is not None:
                 await self._pace.through(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
-        self._tell(alerts, now)
-        stages.journal.note(page(stages.groups, targets, now, self._used_now))
+        await self._pace.through(self._telling(alerts, now))
+        stages.journal.note(await self._pace.through(
+            page(stages.groups, targets, now, stages.notifier.hearing(), self._used_now)))
         self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         self.acting.act(policy, self._subjects_now, gates, now)
@@ -160,16 +162,22 @@ class Pipeline:
 
     def last_words(self, now: float) -> None:
         """The end: what the guard still had to tell is taken in and told."""
-        stages = self._stages
         self._take_in_events(policy_now(self._options), now)
-        self._tell([alert for group in stages.groups for alert in group.alerts()], now)
-        stages.journal.note(page(stages.groups, stages.roster.update(now), now))
+        finish(self._telling([alert for group in self._stages.groups for alert in group.alerts()], now))
+        self.keep(now)
+
+    def keep(self, now: float) -> None:
+        """Have the journal say how things are, also who has been told of what since the last tick."""
+        stages = self._stages
+        stages.journal.note(finish(page(
+            stages.groups, stages.roster.update(now), now, stages.notifier.hearing())))
         self._keeping.keep()
 
-    def _tell(self, alerts: Sequence[Alert], now: float) -> None:
+    def _telling(self, alerts: Sequence[Alert], now: float) -> Steps[None]:
         """Have people told, with what was tried."""
         stages = self._stages
-        stages.notifier.offer(remedied(alerts, stages.ledger.attempts, self.acting.incidents.kept.open), now)
+        return stages.notifier.steps(
+            remedied(alerts, stages.ledger.attempts, self.acting.incidents.kept.open), now)
 
     def _take_in_events(self, policy: Policy, now: float) -> None:
         """What the guard has told since the last time. Nothing was told in the future: then the clock was set back."""

@@ -2,16 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, overload
 
 from sidecar.actions.acting import Acting
 from sidecar.actions.ledger import Ledger
-from sidecar.journal.entry import Entry, Life, Page
+from sidecar.journal.entry import Entry, Life, Page, Told
 from sidecar.journal.journal import Journal
 from sidecar.journal.record import Record
 from sidecar.model import Alert, Target
+from sidecar.notify.alertmanager import Notifier
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.rules.group import Group, RuleKey
 from sidecar.rules.recording import RecordingRule
 from sidecar.rules.restart import continued, recorded_history
@@ -108,28 +110,38 @@ class _Rows(Sequence[tuple[str, str, float, Mapping[str, Any]]]):
         return record.key, record.stage, record.at, record.body
 
 
-def page(groups: Sequence[Group], targets: Sequence[Target], now: float, used: Mapping[str, float] | None = None,
-         rss: Mapping[str, float] | None = None) -> Page:
-    """All alerts of all rules, each with its rule and the process behind its target; bytes by target for the past."""
-    lives = _lives(targets)
-    return Page(now, frozenset(key for group in groups for key, _ in group.keyed),
-                [Entry(key, alert, lives.get(alert.labels.get("target", "")), now)
-                 for group in groups for key, rule in group.keyed for alert in rule.alerts()], used or {}, rss or {})
+def page(groups: Sequence[Group], targets: Sequence[Target], now: float, told: Callable[[Alert], Told],
+         used: Mapping[str, float] | None = None, rss: Mapping[str, float] | None = None) -> Steps[Page]:
+    """All alerts of all rules, each with its rule, the process behind its target, and who was told of it.
+
+    `used` and `rss` are bytes by target, for the past.
+    """
+    lives, entries = _lives(targets), list[Entry]()
+    for key, rule in (keyed for group in groups for keyed in group.keyed):
+        for alert in rule.alerts():
+            entries.append(Entry(key, alert, lives.get(alert.labels.get("target", "")), now, told(alert)))
+            if not len(entries) % ELEMENTS_A_PIECE:
+                yield
+    return Page(now, frozenset(key for group in groups for key, _ in group.keyed), entries, used or {}, rss or {})
 
 
-def restore(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence[Target], now: float) -> None:
-    """Have the rules go on with what was journalled, before their first evaluation."""
+def restore(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence[Target],
+            now: float) -> list[tuple[Alert, Told | None]]:
+    """Have the rules go on with what was journalled, before their first evaluation; who had been told of what."""
     lives = _lives(targets)
     recorded = recorded_history((rule.name, rule.spec.expr, group.interval_seconds)
                                 for group in groups for rule in group.rules if isinstance(rule, RecordingRule))
     intervals = {key: group.interval_seconds for group in groups for key, _ in group.keyed}
     kept: list[tuple[RuleKey, Alert]] = []
+    told: list[tuple[Alert, Told | None]] = []
     for entry in entries:
         if entry.rule in intervals:
             alert = continued(
                 entry.alert, seen_at=entry.seen_at, now=now, interval_seconds=intervals[entry.rule],
                 same_process=entry.life == lives.get(entry.alert.labels.get("target", "")))
-            kept += [(entry.rule, alert)] if alert is not None else []
+            if alert is not None:
+                kept.append((entry.rule, alert))
+                told.append((alert, entry.told))
     for group in groups:
         group.restore(kept, now, recorded)
     if entries:
@@ -137,19 +149,28 @@ def restore(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence
         log.info("alerts go on from the journal", extra={
             "firing": states["firing"], "pending": states["pending"], "resolved": states["inactive"],
             "dropped": len(entries) - states.total(), "away_seconds": now - max(entry.seen_at for entry in entries)})
+    return told
 
 
-def left_behind(entries: Sequence[Entry], groups: Sequence[Group], now: float) -> list[Alert]:
+def left_behind(entries: Sequence[Entry], groups: Sequence[Group], now: float) -> list[tuple[Alert, Told | None]]:
     """Alerts that fired before a restart and whose rules are no more: they have ended, and people are to be told so.
 
     Where a rule of the same name is loaded it may be the same one in another file: its alerts go on, or end at the
     `endsAt` that was told last.
     """
     names = {rule.name for group in groups for rule in group.rules}
-    return [replace(alert, state="inactive", condition=False, resolved_at=now) for entry in entries
+    return [(replace(alert, state="inactive", condition=False, resolved_at=now), entry.told) for entry in entries
             if entry.alert.state == "firing" and entry.alert.name not in names
             and (alert := continued(entry.alert, seen_at=entry.seen_at, now=now, same_process=True,
                                     interval_seconds=entry.alert.interval_seconds)) is not None]
+
+
+def resume(entries: Sequence[Entry], groups: Sequence[Group], targets: Sequence[Target], notifier: Notifier,
+           now: float) -> None:
+    """Have rules and notifier go on with what was journalled, before the first evaluation."""
+    gone = left_behind(entries, groups, now)
+    notifier.restore([*restore(entries, groups, targets, now), *gone], now)
+    notifier.offer([alert for alert, _ in gone], now)
 
 
 def _lives(targets: Sequence[Target]) -> Mapping[str, Life]:

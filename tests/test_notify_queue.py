@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.model import Alert, Labels
 from sidecar.notify import queue
-from sidecar.notify.queue import Batch, Outbox
+from sidecar.notify.queue import END, FIRING, NOTHING, SPARED, Batch, Outbox
+from sidecar.promql.steps import finish
 
 T = 1_000_000.0
 
@@ -196,6 +197,8 @@ def test_firing_that_nobody_repeats_is_given_up_when_it_ends() -> None:
 def test_resolve_is_retried_after_the_rule_has_let_it_go() -> None:
     """A resolve that nobody offers any more is still tried, for as long as Prometheus would keep it."""
     box = outbox()
+    box.offer([alert()], T)
+    deliver(box, T)
     box.offer([resolved(alert(), T)], T)
     box.fail(box.take(T), T)
     assert told(box.take(T + 899)) == [("MemoryCritical", "resolved")]
@@ -244,7 +247,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     box = outbox()
     box.offer([alert(f"A{number}") for number in range(5)], T)
     assert (len(deliver(box, T)), box.counts.overflowed) == (3, 2)
-    box.offer([], T + 901)
+    finish(box.tidy(T + 901))
     box.offer([alert("Later", at=T + 902)], T + 902)
     assert deliver(box, T + 902) == [("Later", "firing")]
 
@@ -303,6 +306,106 @@ def test_alert_no_longer_at_fault_rejoins_the_others() -> None:
     assert len(box.take(T + 122)) == 2
 
 
+@pytest.mark.parametrize("seconds", [2, 250, 890])
+def test_firing_whose_end_follows_is_valid_as_long_as_the_end(seconds: int) -> None:
+    """An Alertmanager that was away is told of what began and ended meanwhile: firing, with an end that lies ahead."""
+    box = outbox()
+    for second in range(seconds):
+        box.offer([alert() if second == 0 else resolved(alert(), T + 1)], T + second)
+        if batch := box.take(T + second):
+            box.fail(batch, T + second)
+    now = T + seconds + 4
+    (began,) = box.take(now)
+    assert (told((began,)), began.ends_at) == ([("MemoryCritical", "firing")], now + 240)
+    box.acknowledge((began,), now)
+    (ended,) = box.take(now)
+    assert (told((ended,)), ended.ends_at) == ([("MemoryCritical", "resolved")], T + 1)
+    assert box.counts.expired == 0
+
+
+def test_what_began_and_ended_at_once_is_told_as_both() -> None:
+    """An alert that is seen only when it has ended is told as firing first: an end alone would tell nobody."""
+    box = outbox()
+    box.offer([resolved(alert(), T + 1)], T + 1)
+    assert deliver(box, T + 1) == [("MemoryCritical", "firing"), ("MemoryCritical", "resolved")]
+
+
+def test_firing_that_was_given_up_is_told_with_its_end() -> None:
+    """A rule that fails lets its firing expire while Alertmanager is away; when it has ended, both are told."""
+    box = outbox()
+    box.offer([alert()], T)
+    box.fail(box.take(T), T)
+    assert (box.take(T + 240), box.counts.expired) == ((), 1)
+    box.offer([resolved(alert(), T + 300)], T + 300)
+    assert deliver(box, T + 300) == [("MemoryCritical", "firing"), ("MemoryCritical", "resolved")]
+
+
+ENDED = resolved(alert(at=T - 30), T - 10)
+
+
+@pytest.mark.parametrize(("heard", "expected"), [
+    (NOTHING, ["firing", "resolved"]), (FIRING, ["resolved"]), (END, []), (None, []), (SPARED, [])])
+def test_end_before_a_restart_is_told_to_whom_it_is_news(heard: int | None, expected: list[str]) -> None:
+    """Who had accepted nothing hears both, who the firing its end; who both, or was not there, nothing."""
+    box = outbox()
+    box.restore([(ENDED, heard)], T)
+    box.offer([ENDED], T)
+    assert [what for _, what in deliver(box, T)] == expected
+    assert box.heard(ENDED) == (SPARED if heard in (None, SPARED) else END)
+
+
+@pytest.mark.parametrize(("heard", "expected"), [(NOTHING, ["firing", "resolved"]), (FIRING, ["resolved"]),
+                                                 (None, ["firing", "resolved"])])
+def test_alert_that_ended_over_a_restart_is_told_to_everybody(heard: int | None, expected: list[str]) -> None:
+    """It fired before; the first look after the restart finds it ended: who had not accepted the firing hears both."""
+    box, fired = outbox(), alert(at=T - 30)
+    box.restore([(fired, heard)], T)
+    box.offer([resolved(fired, T + 1)], T + 1)
+    assert [what for _, what in deliver(box, T + 1)] == expected
+
+
+@pytest.mark.parametrize("heard", [NOTHING, FIRING, None])
+def test_what_fires_is_told_once_more_after_a_restart(heard: int | None) -> None:
+    """Nobody knows how long the last post holds; a newer firing of the same alert is told with its end like any."""
+    box, fired = outbox(), alert(at=T - 30, last_evaluation=T)
+    box.restore([(fired, heard)], T)
+    box.offer([fired], T)
+    assert deliver(box, T) == [("MemoryCritical", "firing")]
+    box.offer([resolved(alert(at=T + 5), T + 9)], T + 9)
+    assert [what for _, what in deliver(box, T + 9)] == ["firing", "resolved"]
+
+
+def test_end_that_was_accepted_is_repeated_on_the_cadence_after_a_restart() -> None:
+    """As without one: strictly more than 60 s later, because an Alertmanager may have forgotten; to new ones never."""
+    box, new = outbox(), outbox()
+    box.restore([(ENDED, END)], T)
+    new.restore([(ENDED, None)], T)
+    told_at = []
+    for second in range(200):
+        for each in (box, new):
+            each.offer([ENDED], T + second)
+        told_at += [second] * len(deliver(box, T + second))
+        assert deliver(new, T + second) == []
+    assert told_at == [61, 122, 183]
+
+
+def test_one_that_is_dead_for_a_day_costs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,500 alerts that begin and end while nobody answers, those of the last 15 minutes wait."""
+    box, ended, most = outbox(), dict[int, Alert](), 0
+    for minute in range(24 * 60):
+        now = T + 60 * minute
+        ended = {began: each for began, each in ended.items() if minute - began <= 15}
+        ended[minute] = resolved(alert(f"A{minute}", at=now), now + 1)
+        box.offer(ended.values(), now + 2)
+        finish(box.tidy(now + 2))
+        if batch := box.take(now + 2):
+            box.fail(batch, now + 2)
+        most = max(most, len(box))
+    assert most <= 2 * 16
+    assert len(box._told) <= 32
+    assert box.counts.expired == 2 * (24 * 60 - 15)
+
+
 class Telling(RuleBasedStateMachine):
     """Alerts fire, end and fire again while an Alertmanager accepts, fails, or refuses what is poisoned."""
 
@@ -314,6 +417,21 @@ class Telling(RuleBasedStateMachine):
         self.box = Outbox(resend_delay_seconds=60.0, uniform=random.Random(1).uniform)
         self.alerts: dict[str, Alert] = {}
         self.heard: dict[str, list[tuple[float | None, str]]] = defaultdict(list)
+        self.page: dict[str, int] = {}
+        self.repeated: set[str] = set()
+        self.pending_again: set[str] = set()
+
+    @rule(killed=st.booleans())
+    def restarts(self, killed: bool) -> None:
+        """What the last page of the journal says is known: after a kill that of the last evaluation."""
+        # The end before is nobody's any more: where it was not accepted Alertmanager ends the alert by itself.
+        self.pending_again |= {name for name, each in self.alerts.items() if each.state == "pending"}
+        before, self.box = self.box, Outbox(resend_delay_seconds=60.0, uniform=random.Random(1).uniform)
+        known = {name: before.heard(each) for name, each in self.alerts.items()}
+        if killed:
+            self.repeated |= {name for name in known if known[name] != self.page.get(name, known[name])}
+            known |= {name: self.page[name] for name in known if name in self.page}
+        self.box.restore([(each, known[name]) for name, each in self.alerts.items()], self.now)
 
     @rule(name=st.sampled_from(NAMES))
     def pending(self, name: str) -> None:
@@ -342,6 +460,7 @@ class Telling(RuleBasedStateMachine):
             if each.resolved_at is None or self.now - each.resolved_at < 890
         }
         self.box.offer(self.alerts.values(), self.now)
+        self.page = {name: self.box.heard(each) for name, each in self.alerts.items()}
 
     @rule(arrives=st.booleans())
     @precondition(lambda self: len(self.box))
@@ -379,11 +498,15 @@ class Telling(RuleBasedStateMachine):
                 assert self.heard[name][-1] == (each.fired_at, "firing")
             elif each.state == "inactive":
                 assert self.heard[name][-1] == (each.fired_at, "resolved")
-            elif self.heard[name]:
+            elif self.heard[name] and name not in self.pending_again:
                 assert self.heard[name][-1][1] == "resolved" or self.box.counts.expired
         for name, heard in self.heard.items():
             told_firing = [fired_at for fired_at, what in heard if what == "firing"]
             assert told_firing == sorted(told_firing), f"{name}: an old firing was told after a newer one"
+            for fired_at in {fired_at for fired_at, _ in heard} if name not in self.repeated else ():
+                told_of = [what for at, what in heard if at == fired_at]
+                assert told_of == sorted(told_of), f"{name}: fires again after its end"
+                assert told_of[0] == "firing", f"{name}: an end alone"
 
 
 Telling.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -84,7 +84,7 @@ def test_it_speaks_of_the_incident_of_the_alert() -> None:
     replace(FIRES, annotations={"remediation": "call Ann"})])
 def test_other_alerts_are_left_alone(alert: Alert) -> None:
     """Those that wait, those of no target, those whose rule says something itself. Skipped orders are not told."""
-    assert remedied([alert], {"rag": [attempt()]}.__getitem__, incident()) == [alert]
+    assert [*remedied([alert], {"rag": [attempt()]}.__getitem__, incident())] == [alert]
     assert said(FIRES, [attempt(outcome="skipped"), attempt(incident="")], incident()) is None
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence, Set
+from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 from sidecar.model import Alert, AlertState, Labels
@@ -10,29 +11,39 @@ from sidecar.model import Alert, AlertState, Labels
 RuleKey = tuple[str, str, str]
 """Which rule made an alert: its file, its group, and its name and labels there."""
 
+Told = Mapping[str, int]
+"""How much of an alert each Alertmanager, by its URL without credentials, has acknowledged: a small number."""
+
 Life = tuple[str, int, int]
 """The process behind an alert's target: boot id, pid, start time in clock ticks."""
+
+LEVELS = 4
+"""What an Alertmanager has acknowledged is a number below this."""
 
 LONGEST_TEXT = 1 << 18
 """Of the labels or the annotations of one alert, as written."""
 
 COLUMNS = ("rule", "labels", "state", "condition", "active_at", "fired_at", "resolved_at", "keep_firing_since",
-           "last_evaluation", "interval_seconds", "expr", "value", "annotations", "life", "left_at")
+           "last_evaluation", "interval_seconds", "expr", "value", "annotations", "life", "told", "left_at")
 
 
 class Entry(NamedTuple):
-    """An alert with its rule and its target's process. Until `seen_at` (Unix seconds) somebody looked after it."""
+    """An alert with its rule and its target's process. Until `seen_at` (Unix seconds) somebody looked after it.
+
+    `told` is None where nobody knows, as in a file of before version 3.
+    """
 
     rule: RuleKey
     alert: Alert
     life: Life | None
     seen_at: float
+    told: Told | None = None
 
     def fingerprint(self) -> tuple[object, ...]:
         """What is written at once when it changes."""
         alert = self.alert
         return (alert.state, alert.condition, alert.active_at, alert.fired_at, alert.resolved_at,
-                alert.keep_firing_since, self.life)
+                alert.keep_firing_since, self.life, self.told)
 
     def details(self) -> tuple[object, ...]:
         """What changes all the time, and waits."""
@@ -67,7 +78,8 @@ def row_of(entry: Entry) -> tuple[object, ...] | None:
         return None
     return (rule, labels, alert.state, alert.condition, alert.active_at, alert.fired_at, alert.resolved_at,
             alert.keep_firing_since, alert.last_evaluation, alert.interval_seconds, json.dumps(alert.expr), alert.value,
-            annotations if len(annotations) <= LONGEST_TEXT else "{}", json.dumps(entry.life), None)
+            annotations if len(annotations) <= LONGEST_TEXT else "{}", json.dumps(entry.life), _told_text(entry.told),
+            None)
 
 
 def entry_of(row: Sequence[Any], alive_at: float) -> Entry:
@@ -90,7 +102,8 @@ def entry_of(row: Sequence[Any], alive_at: float) -> Entry:
         last_evaluation=_time(found["last_evaluation"]), interval_seconds=_time(found["interval_seconds"]),
         expr=_text(json.loads(found["expr"])))
     left_at = _moment(found["left_at"])
-    return Entry((file, group, rule), alert, _life(json.loads(found["life"])), alive_at if left_at is None else left_at)
+    return Entry((file, group, rule), alert, _life(json.loads(found["life"])),
+                 alive_at if left_at is None else left_at, _told(found["told"]))
 
 
 def _text(value: object) -> str:
@@ -104,6 +117,22 @@ def _texts(value: str) -> Mapping[str, str]:
     if not isinstance(found, dict):
         raise ValueError(f"{value!r:.50} is no mapping")
     return {name: _text(text) for name, text in found.items()}
+
+
+def _told_text(told: Told | None) -> str | None:
+    text = None if told is None else json.dumps(dict(told))
+    return None if text is None or len(text) > LONGEST_TEXT else text
+
+
+@lru_cache(maxsize=64)
+def _told(value: str | None) -> Told | None:
+    """The same object for all alerts of which the same is known: there may be thousands."""
+    if value is None:
+        return None
+    found = json.loads(value)
+    if not isinstance(found, dict) or not all(type(level) is int and 0 <= level < LEVELS for level in found.values()):
+        raise ValueError(f"{value!r:.50} is not who was told")
+    return found
 
 
 def _time(value: object) -> float:

@@ -44,6 +44,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
                 at INTEGER NOT NULL, series INTEGER NOT NULL, low REAL NOT NULL, high REAL NOT NULL,
                 last REAL NOT NULL, PRIMARY KEY (at, series)) WITHOUT ROWID""" for span in ("minute", "hour")),
     ),
+    ("ALTER TABLE alert ADD COLUMN told TEXT",),
 )
 """What makes version n + 1 of the file out of version n. Steps are only ever added."""
 

@@ -4,8 +4,10 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,7 +18,7 @@ from sidecar.model import METRIC_NAME, Alert, Labels, Metric, Sample
 from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import payload
 from sidecar.notify.posting import PATH, Answer, Post, Session, new_session
-from sidecar.notify.queue import Batch, Outbox
+from sidecar.notify.queue import FIRING, Batch, Heard, Outbox
 
 if TYPE_CHECKING:
     from sidecar.notify.access import Access
@@ -26,6 +28,11 @@ log = logging.getLogger(__name__)
 RESOLVE_SECONDS = 30.0
 """How often a host name is looked up; as Prometheus does for names that it discovers (dns_sd_config)."""
 MOST_ADDRESSES = 32
+PIECE = 100
+"""So many alerts are offered between two pauses."""
+
+Known = Sequence[tuple[Alert, Heard | None]]
+"""Alerts from before a restart, with what was acknowledged of them; None: nobody knows."""
 
 METRICS = (
     Metric("rag_sidecar_notifications_total", "counter",
@@ -63,6 +70,7 @@ class Notifier:
             return _Delivery(post, outbox, lambda batch: _body(batch, external_labels or {}, external_url), clock)
 
         self._clock = clock
+        self._noted: tuple[list[Alert], float] = [], 0.0
         self._configured = [
             _Configured(each, deliver)
             for each in {each.url.rstrip("/").removesuffix(PATH): each for each in alertmanagers}.values()
@@ -86,14 +94,42 @@ class Notifier:
         finally:
             await self._session.close()
 
+    def restore(self, known: Known, now: float) -> None:
+        """Before the first offer after a restart: who had acknowledged what.
+
+        An Alertmanager that was not there then is told of what fires, and of no end. Where nobody knows, what had ended
+        is told as an end alone.
+        """
+        for each in self._configured:
+            each.restore(known, now)
+
+    def hearing(self) -> Callable[[Alert], Heard]:
+        """What of an alert every Alertmanager has acknowledged up to now, as `restore` takes it."""
+        deliveries = self._deliveries()
+        names, outboxes = tuple(each.name for each in deliveries), [each.outbox for each in deliveries]
+        return lambda alert: _shared(names, tuple([outbox.heard(alert) for outbox in outboxes]))
+
     def offer(self, alerts: Iterable[Alert], now: float) -> None:
         """Take note of the rules' alerts as they are after an evaluation at Unix time `now`; never waits.
 
         Alerts that nobody is to be told of are for the caller to leave out.
         """
-        noted = list(alerts)
+        for _ in self.steps(alerts, now):
+            pass
+
+    def steps(self, alerts: Iterable[Alert], now: float) -> Generator[None, None, None]:
+        """`offer` in pieces: others may run between two of them, and what was offered is on its way then."""
+        left, noted = iter(alerts), list[Alert]()
+        while piece := [*islice(left, PIECE)]:
+            noted += piece
+            for delivery in self._deliveries():
+                delivery.offer(piece, now)
+                yield
+        self._noted = noted, now
         for each in self._configured:
-            each.offer(noted, now)
+            each.noted = self._noted
+        for delivery in self._deliveries():
+            yield from delivery.outbox.tidy(now)
 
     async def drain(self, deadline: float) -> int:
         """Wait until everything is accepted, at most until Unix time `deadline`. Returns how many alerts still wait."""
@@ -122,7 +158,8 @@ class _Configured:
         self._host = urlsplit(alertmanager.url).hostname or ""
         self.deliveries: dict[str, _Delivery] = {"": self._new("")}
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._noted: tuple[list[Alert], float] = [], 0.0
+        self.noted: tuple[list[Alert], float] = [], 0.0
+        self._known: Known = ()
         self._ended = asyncio.Event()
         self._follower: asyncio.Task[None] | None = None
 
@@ -140,10 +177,11 @@ class _Configured:
             if task:
                 task.cancel()
 
-    def offer(self, alerts: list[Alert], now: float) -> None:
-        self._noted = alerts, now
+    def restore(self, known: Known, now: float) -> None:
+        if not _is_address(self._host):
+            self._known = known  # its addresses are found out later
         for delivery in self.deliveries.values():
-            delivery.offer(alerts, now)
+            delivery.restore(known, now)
 
     async def _follow(self, run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
         from sidecar.notify.names import addresses  # most are given by their address
@@ -161,14 +199,16 @@ class _Configured:
 
     def _change(self, found: Sequence[str], run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
         """Tell those at new addresses all that is known, and nothing more to those that are gone."""
-        gone, new = self.deliveries.keys() - set(found), set(found) - self.deliveries.keys()
+        gone, new, (alerts, now) = self.deliveries.keys() - set(found), set(found) - self.deliveries.keys(), self.noted
         for address in sorted(gone):
             self._running.pop(address).cancel()
             self.deliveries.pop(address).emptied.set()
         for address in sorted(new):
             self.deliveries[address] = self._new(address)
-            self.deliveries[address].offer(*self._noted)
+            self.deliveries[address].restore([*self._known, *((alert, {}) for alert in alerts)], now)
+            self.deliveries[address].offer(alerts, now)
             self._running[address] = run(self.deliveries[address])
+        self._known = ()
         if gone or new:
             log.info("Alertmanagers", extra={"host": self._host, "addresses": ", ".join(found)})
 
@@ -188,9 +228,16 @@ class _Delivery:
         self._trouble = ""
         self._accepted_at: float | None = None
 
+    def restore(self, known: Known, now: float) -> None:
+        self.outbox.restore(((alert, FIRING if heard is None else heard.get(self.name)) for alert, heard in known), now)
+        self._look()
+
     def offer(self, alerts: Iterable[Alert], now: float) -> None:
         self.outbox.offer(alerts, now)
-        if len(self.outbox):
+        self._look()
+
+    def _look(self) -> None:
+        if self.outbox.wait_seconds(self._clock()) is not None:
             self.emptied.clear()
             self._offered.set()
 
@@ -200,10 +247,11 @@ class _Delivery:
                 self._settle(batch, await self._post.send(session, self._body(batch)))
                 continue
             self._offered.clear()
-            if not len(self.outbox):
+            wait = self.outbox.wait_seconds(self._clock())
+            if wait is None:
                 self.emptied.set()
             try:
-                async with asyncio.timeout(self.outbox.wait_seconds(self._clock())):
+                async with asyncio.timeout(wait):
                     await self._offered.wait()
             except TimeoutError:
                 pass
@@ -249,6 +297,12 @@ class _Delivery:
 
 def _body(batch: Batch, external_labels: Mapping[str, str], external_url: str) -> bytes:
     return json.dumps([payload(message, external_labels, external_url) for message in batch]).encode()
+
+
+@lru_cache(maxsize=256)
+def _shared(names: tuple[str, ...], heard: tuple[int, ...]) -> Heard:
+    """The same object for all alerts of which the same is known: there may be thousands."""
+    return dict(zip(names, heard, strict=True))
 
 
 def _access(alertmanager: Alertmanager) -> "Access | None":

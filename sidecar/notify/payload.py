@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote_plus
 
@@ -38,6 +39,7 @@ def annotations(given: Mapping[str, str]) -> dict[str, str]:
     return {f"_{name}" if not name or name[0].isdigit() else name: value for name, value in named.items()}
 
 
+@lru_cache(maxsize=64)
 def generator_url(external_url: str, expr: str) -> str:
     """Where a person sees the expression: the path and the escaping (Go's url.QueryEscape) of Prometheus."""
     return f"{external_url.rstrip('/')}/graph?g0.expr={quote_plus(expr, errors='replace')}&g0.tab=1"

@@ -5,8 +5,9 @@ then each time strictly more than `resend_delay_seconds` have passed. What follo
 that could not be posted, this queue keeps the latest state of every alert until it is accepted or no longer valid.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from sidecar.model import Alert, Labels
@@ -15,10 +16,17 @@ BATCH = 256
 CAPACITY = 10_000
 FOLLOWED = 4 * CAPACITY
 """How many alerts are remembered at a time, queued or not: beyond it, new ones are dropped and counted."""
+TIDIED = 500
+"""So many alerts are looked at between two pauses."""
 RETENTION_SECONDS = 900.0
 """How long Prometheus keeps a resolved alert in its rule and resends it (rules/alerting.go, resolvedRetention)."""
 BACKOFF_SECONDS = 0.5
 BACKOFF_CAP_SECONDS = 4.0
+
+NOTHING, FIRING, END, SPARED = range(4)
+"""What an Alertmanager has acknowledged of an alert; SPARED: the alert had ended before the Alertmanager was there."""
+Heard = Mapping[str, int]
+"""That of each Alertmanager, by the URL as it may be shown."""
 
 Random = Callable[[float, float], float]
 """`random.uniform` or its like: a number between two others."""
@@ -52,7 +60,7 @@ class _Told:
     state: tuple[float | None, float | None]
     queued_at: float
     offered_at: float
-    accepted: bool = False
+    heard: int = NOTHING
     suspect: bool = False
 
 
@@ -72,16 +80,56 @@ def _tellable(alert: Alert) -> bool:
     return alert.fired_at is not None and (alert.state == "firing" or ended)
 
 
+def _begun(ended: Alert, waiting: Sequence[Alert]) -> Alert:
+    """An alert that has ended, as it was before: as it waits, if it does."""
+    if waiting and waiting[0].fired_at == ended.fired_at and waiting[0].resolved_at is None:
+        return waiting[0]
+    return replace(ended, state="firing", condition=True, resolved_at=None)
+
+
+def _discard(queue: dict[Labels, list[Alert]], alert: Alert) -> None:
+    """Take out what says the same of the alert; what says something else waits on."""
+    waiting = [other for other in queue.get(alert.labels, ()) if _state(other) != _state(alert)]
+    if waiting:
+        queue[alert.labels] = waiting
+    else:
+        queue.pop(alert.labels, None)
+
+
+class _Validity(NamedTuple):
+    """Until when what is said of an alert is true, and worth saying."""
+
+    resend_delay_seconds: float
+
+    def until(self, alert: Alert) -> float:
+        """Until when the alert, as it is here, is to be told."""
+        return self._held(alert, -math.inf) if alert.resolved_at is None else alert.resolved_at + RETENTION_SECONDS
+
+    def message(self, waiting: Sequence[Alert], now: float) -> Message:
+        """The first of what waits of an alert, with its end; one whose own end follows fires until then."""
+        alert = waiting[0]
+        if alert.resolved_at is not None:
+            return Message(alert, alert.resolved_at)
+        return Message(alert, self._held(alert, now if len(waiting) > 1 else -math.inf))
+
+    def _held(self, alert: Alert, at_least_from: float) -> float:
+        """Until when a firing holds without being repeated (rules/alerting.go)."""
+        evaluated = max(alert.last_evaluation, at_least_from)
+        return evaluated + 4 * max(alert.interval_seconds, self.resend_delay_seconds)
+
+
 class Outbox:
     """The queue of one Alertmanager. Lives as long as its notifier; one batch is under way at a time.
 
     `take` hands out a batch; exactly one of `acknowledge`, `fail` and `refuse` answers it. Of each alert (by its
     labels) at most two messages wait: the latest state and, where that is a resolve, the firing before it while it
-    has not been accepted, because a resolve alone would tell nobody that something had happened.
+    has not been accepted, because a resolve alone would tell nobody that something had happened. Such a firing is as
+    valid as the resolve that follows it.
     """
 
     def __init__(self, *, resend_delay_seconds: float, uniform: Random) -> None:
         self.counts = Counts()
+        self._validity = _Validity(resend_delay_seconds)
         self._resend_delay_seconds = resend_delay_seconds
         self._uniform = uniform
         self._told: dict[Labels, _Told] = {}
@@ -94,14 +142,42 @@ class Outbox:
     def __len__(self) -> int:
         return sum(map(len, self._queue.values()))
 
+    def restore(self, alerts: Iterable[tuple[Alert, int | None]], now: float) -> None:
+        """Before they are offered: what was acknowledged of alerts that are known already; None: it was not there then.
+
+        An Alertmanager that was not there is told of what fires, and of no end. An end that it has not accepted waits
+        from now on, because the next evaluation may find that the alert begins anew.
+        """
+        for alert, heard in filter(lambda each: _tellable(each[0]), alerts):
+            if alert.labels in self._told or len(self._told) >= FOLLOWED:
+                continue
+            ended = alert.resolved_at is not None
+            heard = (SPARED if ended else NOTHING) if heard is None else heard
+            told = ended and heard >= END
+            self._told[alert.labels] = _Told(_state(alert) if told else (alert.fired_at, None),
+                                             now if told else -math.inf, now, heard)
+            if ended:
+                self._consider(alert, now)
+
+    def heard(self, alert: Alert) -> int:
+        """What has been acknowledged of this firing of the alert, and of its end."""
+        told = self._told.get(alert.labels)
+        return NOTHING if told is None or told.state[0] != alert.fired_at else told.heard
+
     def offer(self, alerts: Iterable[Alert], now: float) -> None:
-        """Take note of the alerts as they are now; queue those that are due. Pending ones are ignored."""
+        """Take note of some alerts as they are now; queue those that are due. Pending ones are ignored."""
         for alert in filter(_tellable, alerts):
             self._consider(alert, now)
-        forgotten = [key for key, told in self._told.items()
-                     if told.offered_at + RETENTION_SECONDS < now and key not in self._queue]
-        for key in forgotten:
-            del self._told[key]
+
+    def tidy(self, now: float) -> Generator[None, None, None]:
+        """Give up what is no longer valid, and forget alerts that nobody has offered for 15 minutes; in pieces."""
+        for number, key in enumerate([*self._told]):
+            if key in self._queue:
+                self._valid([key], now)
+            elif self._told[key].offered_at + RETENTION_SECONDS < now and key not in self._under_way:
+                del self._told[key]
+            if number % TIDIED == TIDIED - 1:
+                yield
 
     def wait_seconds(self, now: float) -> float | None:
         """How long until there is something to take: 0 at once, None as long as nothing new is offered."""
@@ -113,12 +189,11 @@ class Outbox:
 
     def take(self, now: float) -> Batch:
         """The next batch, oldest first, at most 256; empty while there is nothing or a retry is being waited for."""
-        self._expire(now)
         if self.wait_seconds(now) != 0.0:
             return ()
-        keys = self._choose()
+        keys = self._choose(now)
         self._under_way = frozenset(keys)
-        return tuple(Message(alert, self._ends_at(alert)) for alert in (self._queue[key][0] for key in keys))
+        return tuple(self._validity.message(self._queue[key], now) for key in keys)
 
     def acknowledge(self, batch: Batch, now: float) -> None:
         """The Alertmanager accepted the batch."""
@@ -126,8 +201,8 @@ class Outbox:
             told = self._told[message.alert.labels]
             told.suspect = False
             if message.alert.fired_at == told.state[0]:
-                told.accepted = True
-            self._discard(message.alert)
+                told.heard = max(told.heard, FIRING if message.alert.resolved_at is None else END)
+            _discard(self._queue, message.alert)
         self.counts.sent += len(batch)
         self._under_way = frozenset()
         self._failures, self._retry_at = 0, now
@@ -157,7 +232,7 @@ class Outbox:
         (message,) = batch
         told = self._told[message.alert.labels]
         first_time, told.suspect = not told.suspect, True
-        self._discard(message.alert)
+        _discard(self._queue, message.alert)
         self.counts.refused += 1
         return message if first_time else None
 
@@ -173,7 +248,9 @@ class Outbox:
         told.offered_at = now
         news = told.state != _state(alert)
         if told.state[0] != alert.fired_at:
-            told.accepted = False
+            told.heard = NOTHING
+        elif told.heard == SPARED:
+            return
         moment = _moment(alert, now)
         # Before `queued_at` the clock was set back: then waiting for the old time would keep people in the dark.
         if news or not told.queued_at <= moment <= told.queued_at + self._resend_delay_seconds:
@@ -183,41 +260,30 @@ class Outbox:
             self._queue[key][-1] = alert
 
     def _enqueue(self, alert: Alert) -> None:
-        key, first = alert.labels, self._queue.get(alert.labels, [alert])[0]
-        untold = first.fired_at == alert.fired_at and first.resolved_at is None and not self._told[key].accepted
-        self._queue[key] = [first, alert] if alert.resolved_at is not None and untold else [alert]
+        key = alert.labels
+        untold = alert.resolved_at is not None and self._told[key].heard == NOTHING
+        self._queue[key] = [_begun(alert, self._queue.get(key, ())), alert] if untold else [alert]
         if len(self._queue) > CAPACITY:
             oldest = next(other for other in self._queue if other not in self._under_way)
             self.counts.overflowed += len(self._queue.pop(oldest))
 
-    def _choose(self) -> list[Labels]:
+    def _choose(self, now: float) -> list[Labels]:
         while self._halves:
-            if keys := [key for key in self._halves.pop() if key in self._queue]:
+            if keys := self._valid(self._halves.pop(), now):
                 return keys
-        sound = [key for key in self._queue if not self._told[key].suspect]
-        return sound[:BATCH] or list(self._queue)[:1]
+        waiting = [*self._queue]
+        return (self._valid((key for key in waiting if not self._told[key].suspect), now)
+                or self._valid(waiting, now, most=1))
 
-    def _discard(self, alert: Alert) -> None:
-        waiting = [other for other in self._queue.get(alert.labels, ()) if _state(other) != _state(alert)]
-        if waiting:
-            self._queue[alert.labels] = waiting
-        else:
-            self._queue.pop(alert.labels, None)
-
-    def _expire(self, now: float) -> None:
-        for key in list(self._queue):
-            valid = [alert for alert in self._queue[key] if self._valid_until(alert) > now]
-            self.counts.expired += len(self._queue[key]) - len(valid)
-            if valid:
-                self._queue[key] = valid
+    def _valid(self, keys: Iterable[Labels], now: float, most: int = BATCH) -> list[Labels]:
+        """The first of those that wait and can still be told; what cannot is given up."""
+        found: list[Labels] = []
+        for key in keys:
+            if key in self._queue and self._validity.until(self._queue[key][-1]) > now:
+                found.append(key)
+                if len(found) == most:
+                    break
             else:
-                del self._queue[key]
+                self.counts.expired += len(self._queue.pop(key, ()))
+        return found
 
-    def _valid_until(self, alert: Alert) -> float:
-        return self._ends_at(alert) if alert.resolved_at is None else alert.resolved_at + RETENTION_SECONDS
-
-    def _ends_at(self, alert: Alert) -> float:
-        """The end of a resolved alert, else until when a firing holds without being repeated (rules/alerting.go)."""
-        if alert.resolved_at is not None:
-            return alert.resolved_at
-        return alert.last_evaluation + 4 * max(alert.interval_seconds, self._resend_delay_seconds)

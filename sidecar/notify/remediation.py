@@ -3,7 +3,7 @@
 from __future__ import annotations  # the two protocols would take memory for nothing
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
@@ -45,13 +45,14 @@ if TYPE_CHECKING:
 
 
 def remedied(alerts: Iterable[Alert], attempts: Callable[[str], Sequence[_Attempt]],
-             open_incidents: Mapping[str, _Incident]) -> list[Alert]:
+             open_incidents: Mapping[str, _Incident]) -> Iterator[Alert]:
     """The alerts, those that fire or fired with what was tried as their annotation `remediation`; a rule's own stays.
 
-    `attempts` gives those of a target, newest first; `open_incidents` is by target. What an alert is told with belongs
-    to one incident: the one that goes on, else one in which something was tried while the alert was there.
+    Each is made when it is asked for. `attempts` gives those of a target, newest first; `open_incidents` is by target.
+    What an alert is told with belongs to one incident: the one that goes on, else one in which something was tried
+    while the alert was there.
     """
-    return [_remedied(alert, attempts, open_incidents) for alert in alerts]
+    return (_remedied(alert, attempts, open_incidents) for alert in alerts)
 
 
 def _remedied(alert: Alert, attempts: Callable[[str], Sequence[_Attempt]],
