@@ -11,6 +11,8 @@ SidecarError            .help: what to do next
 from collections.abc import Sequence
 from typing import NamedTuple
 
+MOST_SHOWN = 200
+
 
 class SidecarError(Exception):
     """The root: something a person can act on. `help` says how."""
@@ -64,3 +66,20 @@ class ProbeFailed(SidecarError):
     def __init__(self, reason: str, message: str, *, help: str = "") -> None:
         super().__init__(message, help=help)
         self.reason = reason
+
+
+def told(error: BaseException) -> str:
+    """An error as a short text for people."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {printable(str(error.filename))}" if error.filename else "")
+    if isinstance(error, KeyError):
+        return f"no {printable(str(error.args[0]))} in it"
+    return f"not understood: {printable(str(error))}"
+
+
+def printable(text: str | bytes) -> str:
+    """A foreign text, harmless on a terminal: no control characters, no more than `MOST_SHOWN` characters."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    shown = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:MOST_SHOWN])
+    return "".join(shown) + ("…" if len(text) > MOST_SHOWN else "")

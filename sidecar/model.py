@@ -93,12 +93,20 @@ class Metric(NamedTuple):
 class Target(NamedTuple):
     """One configured target in one round of discovery: `identity` is None while its process is not there.
 
-    `base` are the labels that each of its series carries: target, job and instance.
+    `base` are the labels that each of its series carries: target, job and instance. `missing` says why it is not there.
     """
 
     name: str
     base: Labels
     identity: Identity | None
+    missing: str = ""
+
+
+class Sight(NamedTuple):
+    """What of a target there was to see, by short names, and what of it could not be seen: name → why, in words."""
+
+    sought: tuple[str, ...]
+    missing: Mapping[str, str]
 
 
 Cleanup = Literal["light", "standard", "aggressive"]

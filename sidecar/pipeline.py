@@ -142,7 +142,7 @@ class Pipeline:
         stages.store.truncate(now)
         self._last = now
         self._vitals.note(monotonic() - begun, late_seconds)
-        self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts)
+        self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts, readings)
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
         """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
@@ -270,7 +270,7 @@ class Pipeline:
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
                 crashes=crashes)
 
-    def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert]) -> None:
+    def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert], readings: Readings) -> None:
         """What people and Prometheus see until the next tick."""
         why = self.acting.explain()
         statuses, modes = [], {}
@@ -286,4 +286,4 @@ class Pipeline:
         self._stages.view.snapshot = Snapshot(
             self._vitals.ticks, "", families(samples), statuses, alerts,
             Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],
-            modes)
+            modes, readings.sights)

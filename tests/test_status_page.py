@@ -101,7 +101,7 @@ def test_a_leak_is_seen_live_with_its_alert_and_cleanup(page: Page, watched: tup
     see(page, "effective", "#cleanups")
     see(page, "freed ", "#cleanups")
     see(page, "rag: main", "#incidents")
-    assert "1 cleanups" in page.run("document.querySelector('.chart').getAttribute('aria-label')")
+    page.until("document.querySelector('.chart').getAttribute('aria-label').includes('1 cleanups')", "the mark")
     assert page.run("window.untouched") is True
     all_well(page, sidecar)
     for name in ("used", "main", "incident", "good"):
@@ -116,7 +116,7 @@ def test_figures_and_what_can_be_seen_are_told(page: Page, watched: tuple[Target
     page.run("document.querySelector('summary').focus()")
     page.key("Enter", 13)
     see(page, "rag-sidecar doctor --pid", "[data-target=rag] details")
-    assert "No agent answers" in page.text("[data-target=rag] details")
+    assert "No socket rag-sidecar-" in page.text("[data-target=rag] details")
     see(page, "up", "[data-target=rag]")
     page.run("new Promise(done => setTimeout(done, 2500))")
     assert page.run("document.querySelector('details').open") is True

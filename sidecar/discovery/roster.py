@@ -8,7 +8,7 @@ from math import inf
 
 from sidecar.discovery.listening import by_port
 from sidecar.discovery.local import Noted, by_cmdline, pid_in
-from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, Match
+from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
 
@@ -59,7 +59,14 @@ class Roster:
 
         While a target is not there, searches for it pause; without a time each round searches.
         """
-        return [Target(each.name, each.base, self._identity(each, now)) for each in self._wanted]
+        return [Target(each.name, each.base, found, "" if found else self._missing(each))
+                for each in self._wanted for found in (self._identity(each, now),)]
+
+    def _missing(self, wanted: Wanted) -> str:
+        """Why there is no process, as far as that is known."""
+        if isinstance(wanted.match, ByUrl):
+            return ""
+        return self._said.get(wanted.name) or f"no process is found now by {wanted.match}"
 
     def _identity(self, wanted: Wanted, now: float) -> Identity | None:
         held = self._held.get(wanted.name)

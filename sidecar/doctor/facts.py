@@ -3,6 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+from sidecar.errors import printable as printable
+from sidecar.errors import told as told
+
 State = Literal["ok", "info", "warning", "missing"]
 """`ok` was tried and works; `info` is neither good nor bad; `warning` may hurt; `missing` cannot be seen or done."""
 
@@ -11,8 +14,6 @@ Need = Literal["same_user", "sys_ptrace", "dac_read", "dac_override", "kill", "y
 
 UNREADABLE = (OSError, ValueError, KeyError, IndexError, ArithmeticError)
 """What a file of /proc or a cgroup may lead to: refused, gone, or garbage."""
-
-MOST_SHOWN = 200
 
 
 class Fact(NamedTuple):
@@ -35,23 +36,6 @@ class Roots(NamedTuple):
 
     proc: str = "/proc"
     sys: str = "/sys"
-
-
-def told(error: BaseException) -> str:
-    """An error as a short text for people."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {printable(str(error.filename))}" if error.filename else "")
-    if isinstance(error, KeyError):
-        return f"no {printable(str(error.args[0]))} in it"
-    return f"not understood: {printable(str(error))}"
-
-
-def printable(text: str | bytes) -> str:
-    """A foreign text, harmless on a terminal: no control characters, no more than `MOST_SHOWN` characters."""
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "backslashreplace")
-    shown = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in text[:MOST_SHOWN])
-    return "".join(shown) + ("…" if len(text) > MOST_SHOWN else "")
 
 
 def attempt(group: str, facts: Iterable[Fact]) -> Iterator[Fact]:

@@ -67,11 +67,10 @@ def _why_missing(patient: Patient, name: str, said: str) -> Fact:
     try:
         os.close(os.open(f"{patient.folder}/{name}", os.O_RDONLY | os.O_CLOEXEC))
     except FileNotFoundError:
-        return Fact(GROUP, name, "missing", f"{said}: {patient.folder}/{name}",
-                    "the kernel was built without it")
+        return Fact(GROUP, name, "missing", said, "the kernel was built without it")
     except OSError as error:
         return refused(patient, GROUP, name, name, error)
-    return refused(patient, GROUP, name, name, PermissionError(errno.EACCES, said))  # io is refused when read
+    return refused(patient, GROUP, name, name, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))  # when read
 
 
 def _opened(patient: Patient, name: str, file: str, what: str) -> Fact:
@@ -101,7 +100,7 @@ def _agent(patient: Patient) -> Fact:
         dial(patient.pid, lambda: None, proc=patient.roots.proc).close()
     except ProbeFailed as error:
         if error.reason == "absent":
-            return Fact(GROUP, "agent", "info", "there is none in it, or not in one of the usual places")
+            return Fact(GROUP, "agent", "info", str(error))
         return Fact(GROUP, "agent", "missing", str(error), "what is there is not used", "see docs/agent-channel.md")
     except OSError as error:
         return refused(patient, GROUP, "agent", "root", error)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from sidecar.clock import monotonic
-from sidecar.errors import ProbeFailed
+from sidecar.errors import ProbeFailed, told
 from sidecar.model import Cleanup, Metric, Sample
 from sidecar.probes import agent_figures
 from sidecar.probes.agent_figures import PROTOCOL, Hello
@@ -68,6 +68,7 @@ class _Seat:
         self.talk: Talk | None = None
         self.task: asyncio.Task[None] | None = None
         self.reason = "absent"
+        self.why = "not looked for yet"
         self.met = self.ever = False
         self.errors: Counter[str] = Counter()
         self.handed_at = -inf
@@ -191,13 +192,13 @@ class Agents:
         except ProbeFailed as error:
             reason, why = error.reason, str(error)
         except OSError as error:
-            reason, why = "permission" if isinstance(error, PermissionError) else "gone", error.strerror or ""
+            reason, why = "permission" if isinstance(error, PermissionError) else "gone", told(error)
         if reason not in ("absent", "gone", "permission"):
             seat.errors[reason] += 1
             if seat.reason != reason:
                 log.warning("agent not used", extra={"target": target, "slot": seat.slot.label, "reason": reason,
                                                      "what": why})
-        seat.reason = reason
+        seat.reason, seat.why = reason, why
         return None
 
     def _greet(self, target: str, seat: _Seat, hello: Hello) -> None:
@@ -214,14 +215,16 @@ class Agents:
         if seat.reason != talk.over:
             log.log(logging.INFO if talk.over == "closed" else logging.WARNING, "agent lost", extra={
                 "target": target, "slot": seat.slot.label, "reason": talk.over, "what": talk.why})
-        seat.reason = talk.over
+        seat.reason, seat.why = talk.over, f"an agent was there and is not used: {talk.why or talk.over}"
 
     def missing(self, target: str) -> str:
-        """Why none of the target's processes has an agent that answers; "" if one has."""
+        """Why none of the target's processes has an agent that answers, in words; "" if one has."""
         seats = self._seats.get(target, {})
         if any(seat.greeted() for seat in seats.values()):
             return ""
-        return seats[MAIN].reason if MAIN in seats else "absent"
+        if MAIN not in seats:
+            return "not looked for yet"
+        return "it is connected to, and has not introduced itself" if seats[MAIN].talk else seats[MAIN].why
 
     def present(self, target: str) -> list[Agent]:
         """The agents of the target's processes that have introduced themselves and are still there."""

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from sidecar.errors import ProbeFailed
+from sidecar.errors import ProbeFailed, printable
 from sidecar.procfs import KeptFile, status_field
 
 PLACES = ("run/rag-sidecar", "tmp", "dev/shm", "var/tmp")
@@ -47,12 +47,14 @@ def dial(pid: int, check: Callable[[], None], directory: str = "", proc: str = "
     try:
         owner = _owner(f"{proc}/{pid}")
         check()  # all this was read of one and the same process
-        trouble = ProbeFailed("absent", "no agent")
+        trouble: ProbeFailed | None = None
         for path in _paths(owner, directory):
             try:
                 found = _connected(root, path, owner.uid)
+            except FileNotFoundError:
+                continue
             except ProbeFailed as error:
-                trouble = error if trouble.reason == "absent" else trouble
+                trouble = error if trouble is None or trouble.reason == "absent" else trouble
                 continue
             try:
                 _check_peer(found, pid, owner.uid)
@@ -61,7 +63,7 @@ def dial(pid: int, check: Callable[[], None], directory: str = "", proc: str = "
                 found.close()
                 raise
             return found
-        raise trouble
+        raise trouble or ProbeFailed("absent", _nowhere(owner, directory))
     finally:
         os.close(root)
 
@@ -87,8 +89,18 @@ def _paths(owner: Owner, directory: str) -> Iterator[tuple[str, ...]]:
             yield (*place.strip("/").split("/"), f"rag-sidecar-{name}", f"{owner.pid}.sock")
 
 
+def _nowhere(owner: Owner, directory: str) -> str:
+    """What was looked for, and where."""
+    names = " or ".join(f"rag-sidecar-{name}/{owner.pid}.sock" for name in owner.names)
+    places = ", ".join(f"/{place.strip('/')}" for place in (directory, *PLACES) if place)
+    return f"no socket {printable(names)} below {printable(places)}"
+
+
 def _connected(root: int, path: tuple[str, ...], uid: int) -> socket.socket:
-    """Connect to the socket at this path below the root, if it and its directory are the user's. Raises ProbeFailed."""
+    """Connect to the socket at this path below the root, if it and its directory are the user's.
+
+    Raises ProbeFailed, or FileNotFoundError where there is nothing.
+    """
     shown = "/" + "/".join(path)
     *folders, name = path
     opened = [root]
@@ -103,7 +115,7 @@ def _connected(root: int, path: tuple[str, ...], uid: int) -> socket.socket:
         _check_owner(found, uid, shown)
         return _connect(opened[-1], shown)
     except FileNotFoundError:
-        raise ProbeFailed("absent", "no agent") from None
+        raise
     except NotADirectoryError:
         raise ProbeFailed("link", f"on the way to {shown} there is a link, or what is no directory") from None
     except PermissionError:

@@ -39,6 +39,7 @@ LONG_BODY_BYTES = 32 << 10
 """What is longer is read in a thread: it would hold the tick up."""
 MOST_SERIES = {VALUE.name: 200, SAMPLE.name: 500}
 """The first series of an endpoint that are kept, for good: names that change from answer to answer make no others."""
+OLD = "what it told last is too old, or was told by a process before this one"
 HEADERS = {
     "User-Agent": f"rag-sidecar/{__version__}",
     "Accept": "application/json, text/plain;version=0.0.4;q=0.9, */*;q=0.1",
@@ -50,6 +51,7 @@ class EndpointReading(NamedTuple):
     """What an endpoint told. `used_bytes` is None where it is unknown; `polled_at` (Unix time) says how old it is.
 
     `instance_id` names the start of the program that told it, "" where it is unknown: another one is another life.
+    `missing` says why it tells nothing, or not what is wanted of it.
     """
 
     samples: list[Sample]
@@ -57,6 +59,7 @@ class EndpointReading(NamedTuple):
     up: bool
     polled_at: float | None
     instance_id: str = ""
+    missing: str = ""
 
 
 class Endpoints:
@@ -116,7 +119,7 @@ class _Poller:
         self._errors: Counter[str] = Counter()
         self._seconds: float | None = None
         self._up = False
-        self._trouble = ""
+        self._trouble, self._missing = "", "not asked yet"
 
     async def run(self, session: aiohttp.ClientSession, sleep: Callable[[float], Awaitable[None]]) -> None:
         while True:
@@ -139,9 +142,10 @@ class _Poller:
         except OSError as error:
             reason, what = "connection", error.strerror or type(error).__name__
         except aiohttp.ClientConnectionError as error:
-            reason, what = "connection", type(error).__name__  # its text may hold the URL, and that a secret
+            # its text may hold the URL, and that a secret
+            reason, what = "connection", f"the connection ended too early ({type(error).__name__})"
         except (aiohttp.ClientError, UnicodeError) as error:  # UnicodeError: a host name that cannot be encoded
-            reason, what = "protocol", type(error).__name__
+            reason, what = "protocol", f"what came was no answer in HTTP ({type(error).__name__})"
         else:
             self._figures, self._told_at, self._up = self._bounded(figures), begun, True
             missing = self._endpoint.used and figures.used_bytes is None
@@ -167,7 +171,7 @@ class _Poller:
             log.warning("debug endpoint", extra={"target": self._target, "reason": reason, "what": what})
         elif self._trouble and not reason:
             log.info("debug endpoint tells its figures again", extra={"target": self._target})
-        self._trouble = reason
+        self._trouble, self._missing = reason, what
 
     def reading(self, series: SeriesOf, at: float, since: float) -> EndpointReading:
         make = series.sample
@@ -175,16 +179,16 @@ class _Poller:
                    for metric, counts in ((DROPPED, self._dropped), (ERRORS, self._errors))
                    for reason, count in counts.items() if count]
         if self._seconds is None:
-            return EndpointReading(samples, None, False, None)
+            return EndpointReading(samples, None, False, None, missing=self._missing)
         samples += [make(UP.name, float(self._up), at), make(SECONDS.name, self._seconds, at)]
         figures, age = self._figures, self._timer() - self._told_at
         if figures is None or age > self._stale_seconds or at - age < since:
-            return EndpointReading(samples, None, self._up, None)
+            return EndpointReading(samples, None, self._up, None, missing=self._missing or OLD)
         samples += [make(figures.metric, value, at, *labels) for labels, value in figures.values.items()]
         if figures.state is not None:
             samples += [make(STATUS.name, float(figures.state == state), at, "status", state)
                         for state in (*self._endpoint.states, OTHER)]
-        return EndpointReading(samples, figures.used_bytes, self._up, at - age, figures.instance_id)
+        return EndpointReading(samples, figures.used_bytes, self._up, at - age, figures.instance_id, self._missing)
 
 
 async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint) -> Figures:

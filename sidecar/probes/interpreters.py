@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from math import inf
 
+from sidecar.errors import told
 from sidecar.model import Sample
 from sidecar.probes.gc_remote import GcProbe, Unsupported
 from sidecar.probes.series import SeriesOf
@@ -38,7 +39,7 @@ class _Interpreter:
         except Unsupported as error:
             self.reason = str(error)
         except OSError as error:
-            self.reason = error.strerror or str(error)
+            self.reason = told(error)
             self.close()
         except ValueError as error:
             self.reason = str(error)

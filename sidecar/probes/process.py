@@ -116,7 +116,7 @@ class ProcessProbe:
                 try:
                     samples += read(at)
                 except (PermissionError, FileNotFoundError) as error:
-                    self.missing[what] = str(error.strerror)
+                    self.missing[what] = f"{error.strerror}: {self._folder}/{what}"
         return samples
 
     def _fds(self, at: float) -> list[Sample]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
+from sidecar.errors import told
 from sidecar.guard.tree import Census
-from sidecar.model import Labels, Metric, Sample, Target, series
+from sidecar.model import Labels, Metric, Sample, Sight, Target, series
 from sidecar.probes import agent, cgroup, endpoint, gc_remote, process, tree
 from sidecar.probes.agent import Agents
 from sidecar.probes.cgroup import CgroupProbe
@@ -30,12 +31,16 @@ AGAIN_SECONDS = 30.0
 """How often a cgroup that could not be found is looked for again."""
 
 CAPABILITIES = ("anon", "fd", "io", "pss", "tree", "gc", "cgroup", "agent")
+SOUGHT = ("process", *CAPABILITIES, "limit")
+"""What of a process is looked for."""
+UNLIMITED = "no memory limit is set on its cgroup, nor on one above as far as can be seen"
 
 
 @dataclass(slots=True)
 class Attached:
     """The probes of one target's process. Lives as long as that identity; `failed` says what cannot be read, and why.
 
+    `missing` is that of all probes together, at the last reading.
     A cgroup that was found once is kept when it cannot be found again: what limits the target is not forgotten
     because it cannot be seen for a while.
     """
@@ -49,6 +54,27 @@ class Attached:
     looked_for_cgroup_at: float = -inf
     pause_seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def look(self, no_agent: str) -> None:
+        """Gather why what is not seen is not seen; `no_agent` is the agents' own reason."""
+        found = self.failed | self.tree.missing
+        if self.interpreters.missing:
+            found["gc"] = self.interpreters.missing
+        if no_agent:
+            found["agent"] = no_agent
+        if "cgroup" in found or self.cgroup is None or self.cgroup.limit_bytes is None:
+            found["limit"] = found.get("cgroup", UNLIMITED)
+        if found != self.missing:  # else the one there is already: what is shown holds on to it
+            self.missing = found
+
+    def facts(self, at: float) -> list[Sample]:
+        """Which process it is, and what of it could be seen at the last look."""
+        assert self.target.identity
+        make = self.series.sample
+        return [make(INFO.name, 1.0, at, "pid", str(self.target.identity.pid)),
+                *(make(CAPABILITY.name, float(what not in self.missing), at, "capability", what)
+                  for what in CAPABILITIES)]
 
     def close(self) -> None:
         """Let go of the process; its cgroup may still have something to say."""
@@ -62,6 +88,7 @@ class Readings:
 
     `limits` are those of the cgroups: None where there is none, or none can be seen. `spent` are seconds by collector.
     `instances` are the names that programs have given to this start of theirs, of those targets that tell one.
+    `sights` say of each target what could be seen, and why not.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -69,6 +96,7 @@ class Readings:
     limits: dict[str, int | None] = field(default_factory=dict)
     spent: dict[str, float] = field(default_factory=dict)
     instances: dict[str, str] = field(default_factory=dict)
+    sights: dict[str, Sight] = field(default_factory=dict)
 
 
 class Scope(NamedTuple):
@@ -76,6 +104,11 @@ class Scope(NamedTuple):
 
     process: bool = True
     children: bool = True
+
+
+def _unseen(why: str) -> Sight:
+    """Of a target whose process is not there, or hidden. One that is known by a URL alone lacks none."""
+    return Sight(("process",), {"process": why}) if why else Sight((), {})
 
 
 Ask = Callable[[str, SeriesOf, float, float], EndpointReading | None]
@@ -117,7 +150,7 @@ class Sampler:
         """
         found = Readings()
         for target in targets:
-            attached = self._attach(target, at)
+            attached = self._attach(target, found, at)
             up = attached is not None and self._read(attached, found, at, calm=target.name not in near)
             if not up:
                 self._detach(target.name)
@@ -172,18 +205,20 @@ class Sampler:
         return samples + [sample for target in targets if target.name in self._attached
                           for sample in self._host.headroom(SeriesOf(target.base), at)]
 
-    def _attach(self, target: Target, at: float) -> Attached | None:
+    def _attach(self, target: Target, found: Readings, at: float) -> Attached | None:
         known = self._attached.get(target.name)
         if known and known.target.identity == target.identity:
             return known
         self._detach(target.name)
         if target.identity is None:
+            found.sights[target.name] = _unseen(target.missing)
             return None
         census = self._census if self._scopes.get(target.name, Scope()).children else None
         try:
             made = TreeProbe(target, census, self._timer, self._proc, self._skip)
         except (OSError, ValueError, IndexError) as error:
             self._count("process", error)
+            found.sights[target.name] = _unseen(told(error))
             return None
         self._attached[target.name] = Attached(target, made, Interpreters(self._proc), SeriesOf(target.base), at)
         return self._attached[target.name]
@@ -192,6 +227,7 @@ class Sampler:
         """Read the probes of one target; False if its process is gone."""
         tree, name = attached.tree, attached.target.name
         if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
+            found.sights[name] = _unseen(attached.failed["process"])
             return False
         found.used[name] = dict(tree.used)
         start = len(found.samples)
@@ -201,29 +237,34 @@ class Sampler:
         if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
             found.used[name] |= cgroup.used
         found.limits[name] = cgroup.limit_bytes if cgroup else None
-        found.samples.extend(self._facts(attached, at))
+        attached.look(self.agents.missing(name) if self.agents else "not looked for")
+        found.sights[name] = Sight(SOUGHT, attached.missing)
+        found.samples.extend(attached.facts(at))
         return True
 
     def _hear_agents(self, attached: Attached, at: float, known: Sequence[Sample]) -> list[Sample]:
         """What the agents tell, less what is `known` from outside: the figures of the collector."""
-        told = self.agents.read(attached.target.name, attached.tree.slots, at) if self.agents else []
-        seen = {sample.labels for sample in known} if told else ()
-        return [sample for sample in told if sample.labels not in seen]
+        heard = self.agents.read(attached.target.name, attached.tree.slots, at) if self.agents else []
+        seen = {sample.labels for sample in known} if heard else ()
+        return [sample for sample in heard if sample.labels not in seen]
 
     def _hear(self, target: Target, found: Readings, at: float, up: bool) -> bool:
         """Add what the target's endpoint has told. Returns whether the target is up."""
         remote, attached = not self._scopes.get(target.name, Scope()).process, self._attached.get(target.name)
         since = -inf if remote else attached.at if attached else inf  # another life's figures are not this one's
-        told = self._ask(target.name, SeriesOf(target.base), at, since)
-        if told is None:
+        heard = self._ask(target.name, SeriesOf(target.base), at, since)
+        if heard is None:
             return up
-        found.samples.extend(told.samples)
-        if remote and told.up:
+        found.samples.extend(heard.samples)
+        sight = found.sights.get(target.name, Sight((), {}))
+        more = {"endpoint": heard.missing} if heard.missing else {}
+        found.sights[target.name] = Sight((*sight.sought, "endpoint"), {**sight.missing, **more})
+        if remote and heard.up:
             found.used[target.name], found.limits[target.name], up = {}, None, True
-        if up and told.instance_id:
-            found.instances[target.name] = told.instance_id
-        if up and told.used_bytes is not None:
-            found.used[target.name]["endpoint"] = told.used_bytes
+        if up and heard.instance_id:
+            found.instances[target.name] = heard.instance_id
+        if up and heard.used_bytes is not None:
+            found.used[target.name]["endpoint"] = heard.used_bytes
         return up
 
     def _read_one(self, attached: Attached, name: str, read: Callable[[], list[Sample]], found: Readings) -> bool:
@@ -233,7 +274,7 @@ class Sampler:
             found.samples.extend(read())
         except (OSError, ValueError, KeyError, IndexError) as error:
             self._count(name, error)
-            attached.failed[name] = str(error)
+            attached.failed[name] = told(error)
             return False
         attached.failed.pop(name, None)
         found.spent[name] = found.spent.get(name, 0.0) + self._timer() - begun
@@ -248,7 +289,7 @@ class Sampler:
         try:
             attached.cgroup = CgroupProbe(attached.target, self._proc, self._sys)
         except OSError as error:
-            attached.failed["cgroup"] = str(error)
+            attached.failed["cgroup"] = told(error)
             attached.pause_seconds = AGAIN_SECONDS
             self._count("cgroup", error)
             return known
@@ -256,18 +297,6 @@ class Sampler:
         if known:
             known.close()
         return attached.cgroup
-
-    def _facts(self, attached: Attached, at: float) -> list[Sample]:
-        identity, make = attached.target.identity, attached.series.sample
-        assert identity
-        missing = attached.failed | attached.tree.missing
-        if attached.interpreters.missing:
-            missing["gc"] = attached.interpreters.missing
-        if no_agent := self.agents.missing(attached.target.name) if self.agents else "not looked for":
-            missing["agent"] = no_agent
-        return [make(INFO.name, 1.0, at, "pid", str(identity.pid)),
-                *(make(CAPABILITY.name, float(what not in missing), at, "capability", what)
-                  for what in CAPABILITIES)]
 
     def _count(self, collector: str, error: Exception) -> None:
         reason = errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else "parse"

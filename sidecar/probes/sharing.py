@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import NamedTuple
 
+from sidecar.errors import told
 from sidecar.guard.tree import Member, Tree
 from sidecar.procfs import KeptFile
 
@@ -66,7 +67,7 @@ class Sharing:
         try:
             KeptFile(f"{proc}/{pid}/smaps_rollup").close()
         except OSError as error:
-            return str(error)
+            return told(error)
         return ""
 
     def step(self, at: float, calm: bool) -> None:
@@ -134,11 +135,11 @@ class Sharing:
                 continue
             except PermissionError as error:
                 if life[0] == self._tree.pid:
-                    self.missing = self._refused = str(error)
+                    self.missing = self._refused = told(error)
                     return
                 continue  # a worker runs as another user: it is counted in full
             except (OSError, KeyError) as error:
-                self.missing = str(error)
+                self.missing = told(error)
                 return
             self._cost_seconds += self._timer() - begun
         self._apply({life: look for life, look in looks.items() if life in self._present})

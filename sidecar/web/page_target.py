@@ -2,24 +2,32 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from sidecar.model import Sample
+from sidecar.model import Sample, Sight
 from sidecar.web.markup import TONES, chip, moment, prose, seconds, size, text
 from sidecar.web.view import Snapshot, TargetStatus
 
 QUIET = ("below_threshold", "target_down")
 """Reasons for doing nothing that the rest of the card has said."""
 SIGHT = {
-    "anon": ("memory by kind", "This kernel or sandbox does not tell kinds of memory apart."),
-    "tree": ("its child processes", "The process table cannot be read as a whole, so that workers are not counted."),
-    "pss": ("memory that processes share", "smaps_rollup may not be read: it takes the same user, or CAP_SYS_PTRACE."),
-    "cgroup": ("its cgroup and limits", "Its memory cgroup is not visible from here: mount it, or run beside it."),
-    "gc": ("its garbage collector", "Its memory may not be read (same user and Yama, or CAP_SYS_PTRACE), or it runs no "
-           "CPython that is known."),
-    "agent": ("an agent in it", "No agent answers: `import sidecar.agent` and `start()` in the program adds one."),
-    "fd": ("open files", "Its descriptors may not be listed: it takes the same user, or CAP_SYS_PTRACE."),
-    "io": ("bytes read and written", "Its io counters may not be read: it takes the same user, or CAP_SYS_PTRACE."),
+    "process": "its process",
+    "anon": "memory by kind",
+    "tree": "its child processes",
+    "pss": "memory that processes share",
+    "cgroup": "its cgroup and limits",
+    "gc": "its garbage collector",
+    "agent": "an agent in it",
+    "endpoint": "its debug endpoint",
+    "fd": "open files",
+    "io": "bytes read and written",
+    "limit": "a limit of its memory",
 }
-"""capability -> what it shows, and why it is most likely missing."""
+"""What there is to see of a target, by the names of `Sight`, in the order in which it is shown."""
+HELP = {
+    "agent": "`import sidecar.agent` and `start()` in the program adds one.",
+    "limit": "Lines in bytes (`memory.main`, `memory.critical`) do without one.",
+}
+"""What to add to a reason, whatever it is."""
+NOTHING = Sight((), {})
 
 Series = Mapping[str, Sequence[Sample]]
 """metric -> the samples of one target."""
@@ -28,20 +36,14 @@ Series = Mapping[str, Sequence[Sample]]
 def target_card(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | None], number: int) -> str:
     """The card of a target. The scripts put the chart and the buttons where `data-chart` and `data-orders` stand."""
     series = _series(shown, target.name)
-    there, missing = _sight(series)
-    sees = f"Sees {len(there)} of {len(there) + len(missing)}" if there or missing else "Sees nothing yet"
-    lacking = f" · cannot see: {_words(SIGHT[name][0] for name in missing)}" if missing else ""
-    lists = "".join(f'<li class="yes">{text(SIGHT[name][0])}</li>' for name in there)
-    lists += "".join(f'<li class="no"><b>{text(what)}</b><br>{prose(why)}</li>'
-                     for what, why in (SIGHT[name] for name in missing))
-    hint = f"<p class='dim'>For the exact reason: <code>rag-sidecar doctor{_pid(series)}</code></p>" if missing else ""
+    summary, sight = _sight(shown.sights.get(target.name, NOTHING), _pid(series))
     return (
         f'<article class="target" data-target="{text(target.name)}">'
         f'<div id="top-{number}" data-live>{_top(target, shown, paused)}</div>'
         f'<div data-chart></div><div data-orders></div>'
         f'<div id="figures-{number}" data-live>{_figures(series)}</div>'
-        f'<details><summary id="sees-{number}" data-live>{text(sees + lacking)}</summary>'
-        f'<div id="sight-{number}" data-live><ul class="sight">{lists}</ul>{hint}</div></details></article>'
+        f'<details><summary id="sees-{number}" data-live>{text(summary)}</summary>'
+        f'<div id="sight-{number}" data-live>{sight}</div></details></article>'
     )
 
 
@@ -93,11 +95,22 @@ def _series(shown: Snapshot, name: str) -> Series:
     return found
 
 
-def _sight(series: Series) -> tuple[list[str], list[str]]:
-    """What can be seen, and what cannot."""
-    there = {sample.labels.get("capability", ""): sample.value > 0
-             for sample in series.get("rag_sidecar_attach_capability", ())}
-    return [name for name in SIGHT if there.get(name)], [name for name in SIGHT if there.get(name) is False]
+def _sight(sight: Sight, pid: str) -> tuple[str, str]:
+    """What can be seen and what cannot, as one line, and with each reason as HTML."""
+    there = [name for name in SIGHT if name in sight.sought and name not in sight.missing]
+    missing = [name for name in SIGHT if name in sight.missing]
+    sees = f"Sees {len(there)} of {len(there) + len(missing)}" if there or missing else "Sees nothing yet"
+    lacking = f" · cannot see: {_words(SIGHT[name] for name in missing)}" if missing else ""
+    lists = "".join(f'<li class="no"><b>{text(SIGHT[name])}</b><br>{_reason(name, sight.missing[name])}</li>'
+                    for name in missing)
+    lists += "".join(f'<li class="yes">{text(SIGHT[name])}</li>' for name in there)
+    hint = (f'<p class="dim">What would help: <code>rag-sidecar doctor{pid}</code></p>' if missing and pid else "")
+    return sees + lacking, f'<ul class="sight">{lists}</ul>{hint}'
+
+
+def _reason(name: str, why: str) -> str:
+    """A sentence, and what to do where that is always the same."""
+    return f"{text(why[:1].upper() + why[1:])}. {prose(HELP.get(name, ''))}".rstrip()
 
 
 def _pid(series: Series) -> str:

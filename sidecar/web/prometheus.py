@@ -25,7 +25,8 @@ def _status() -> Mapping[str, Endpoint]:
     from sidecar.web import status
 
     return {"/api/v1/status/buildinfo": status.buildinfo, "/api/v1/status/config": status.config,
-            "/api/v1/status/runtimeinfo": status.runtimeinfo, "/api/v1/alertmanagers": status.alertmanagers}
+            "/api/v1/status/runtimeinfo": status.runtimeinfo, "/api/v1/alertmanagers": status.alertmanagers,
+            "/api/v1/capabilities": status.capabilities}
 
 
 def _scrape() -> Mapping[str, Endpoint]:
@@ -53,7 +54,7 @@ LOADED_BY: Mapping[str, Callable[[], Mapping[str, Endpoint]]] = {
     "/api/v1/series": _series, "/api/v1/labels": _series, "/api/v1/label/{name}/values": _series,
     "/api/v1/status/tsdb": _series,
     "/api/v1/status/buildinfo": _status, "/api/v1/status/config": _status, "/api/v1/status/runtimeinfo": _status,
-    "/api/v1/alertmanagers": _status,
+    "/api/v1/alertmanagers": _status, "/api/v1/capabilities": _status,
     "/sd": _scrape, "/metrics/target/{name}": _scrape, "/api/v1/targets": _scrape, "/api/v1/metadata": _scrape,
     "/api/v1/targets/metadata": _scrape, "/api/v1/scrape_pools": _scrape,
     "/api/v1/format_query": _syntax, "/api/v1/parse_query": _syntax, "/api/v1/query_exemplars": _syntax,

@@ -18,6 +18,7 @@ from sidecar.notify.payload import rfc3339
 from sidecar.promql.notation import format_duration
 from sidecar.store import KEEP_SECONDS
 from sidecar.web.api import ApiError, Response, success
+from sidecar.web.parameters import parameters
 from sidecar.web.query import Queries, sources_of
 from sidecar.web.view import About, View
 
@@ -60,6 +61,16 @@ async def runtimeinfo(request: web.Request, queries: Queries) -> Response:
         "reloadConfigSuccess": True, "lastConfigTime": started, "corruptionCount": 0,
         "goroutineCount": len(asyncio.all_tasks()), "GOMAXPROCS": os.cpu_count() or 1, "GOMEMLIMIT": 0, "GOGC": "",
         "GODEBUG": "", "storageRetention": format_duration(KEEP_SECONDS)})
+
+
+async def capabilities(request: web.Request, queries: Queries) -> Response:
+    """GET /api/v1/capabilities: what can be seen of each target, and why the rest cannot; `target` chooses one."""
+    wanted = (await parameters(request)).first("target")
+    rows = [{"target": target, "capabilities": [
+        {"capability": name, "seen": name not in sight.missing, "reason": sight.missing.get(name, "")}
+        for name in sight.sought]}
+        for target, sight in queries.view.snapshot.sights.items() if wanted in ("", target)]
+    return success({"targets": rows})
 
 
 async def alertmanagers(request: web.Request, queries: Queries) -> Response:

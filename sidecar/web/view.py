@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sidecar.model import Alert, Metric, Sample
+from sidecar.model import Alert, Metric, Sample, Sight
 from sidecar.promql.context import Options
 from sidecar.promql.values import Newest, Select
 from sidecar.rules.group import Group
@@ -46,7 +46,7 @@ class Snapshot:
 
     `unready` says why the sidecar is not ready; the empty string means that it is. `actions` are JSON objects as
     `GET /api/v1/actions` returns them, each with `started_at`; `decisions` and `incidents` alike, each with `target`.
-    `modes` has the targets whose mode is known.
+    `modes` has the targets whose mode is known; `sights` say what can be seen of each target, and why not.
     """
 
     tick: int = 0
@@ -58,6 +58,7 @@ class Snapshot:
     decisions: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
     modes: Mapping[str, ModeStatus] = field(default_factory=dict)
+    sights: Mapping[str, Sight] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
