@@ -8,8 +8,6 @@ second, sent by Alertmanager without group_wait to a webhook that sends the sign
 import json
 import os
 import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,64 +16,29 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+from crossing import LINE_MIB, RATE_MIB, crossings, growers, row, settings
+from machine import describe, save
+from servers import free_port, running_alertmanager, running_prometheus, wait_until
+from sidecars import running_sidecar
 
-from machine import describe, save  # noqa: E402
-from servers import end, free_port, running_alertmanager, running_prometheus, wait_until  # noqa: E402
-from sidecars import config, running_sidecar  # noqa: E402
-
-RATE_MIB, LINE_MIB, STEP_MIB = 100, 150, 0.25
-
-
-@contextmanager
-def grower() -> "Iterator[subprocess.Popen[bytes]]":
-    """The target, ready."""
-    command = [sys.executable, str(HERE / "grower.py"), str(RATE_MIB), str(LINE_MIB), str(STEP_MIB)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout
-        assert process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        end(process)
-
-
-def crossings(process: "subprocess.Popen[bytes]", count: int, rest_seconds: float) -> list[float]:
-    """Seconds from crossing to handler, `count` times. The rest lets the sidecar judge what the last one did."""
-    assert process.stdin
-    assert process.stdout
-    found = []
-    for _ in range(count):
-        threading.Event().wait(rest_seconds)
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        noted = json.loads(process.stdout.readline())
-        found.append(noted["handled"] - noted["crossed"])
-    return found
-
-
-def settings(port: int, folder: Path, pid: int, **more: object) -> str:
-    """A sidecar.yml with the critical line at LINE_MIB."""
-    target = {"name": "t", "match": {"pid": pid}, "cleanup": [{"signal": "SIGUSR1"}],
-              "memory": {"basis": "anon", "critical": f"{LINE_MIB}MiB", "main": f"{LINE_MIB - 10}MiB"}}
-    return config(port, folder, [target], **more)
+PEER_REST_SECONDS = 6.0
+"""A Prometheus and an Alertmanager see at their next turns that the last one is over."""
 
 
 def by_sidecar(count: int) -> list[float]:
     """The sidecar acts by itself."""
-    with tempfile.TemporaryDirectory() as name, grower() as target:
+    with tempfile.TemporaryDirectory() as name, growers() as (target,):
         folder, port = Path(name), free_port()
-        with running_sidecar(folder, file=settings(port, folder, target.pid), port=port):
-            return crossings(target, count, 3.5)
+        with running_sidecar(folder, file=settings(port, folder, [target.pid]), port=port):
+            return crossings(target, count)
 
 
 def by_pipeline(count: int) -> list[float]:
     """The sidecar only shows; Prometheus, Alertmanager and a webhook act."""
-    with tempfile.TemporaryDirectory() as name, grower() as target, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as name, growers() as (target,), ExitStack() as stack:
         folder, port = Path(name), free_port()
         stack.enter_context(running_sidecar(
-            folder, port=port, file=settings(port, folder, target.pid, actions={"mode": "observe"})))
+            folder, port=port, file=settings(port, folder, [target.pid], actions={"mode": "observe"})))
         hook = stack.enter_context(webhook(target.pid))
         alertmanager = stack.enter_context(running_alertmanager(folder, webhook_url=hook))
         rules = folder / "rules.yml"
@@ -86,7 +49,7 @@ def by_pipeline(count: int) -> list[float]:
                     f"scrape_configs:\n- {{job_name: rag, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}")
         prometheus = stack.enter_context(running_prometheus(scraping, folder, rule_files=[rules]))
         wait_until(lambda: prometheus.query("rag_memory_used_bytes"), 30, "the first scrape")
-        return crossings(target, count, 6.0)
+        return crossings(target, count, PEER_REST_SECONDS)
 
 
 @contextmanager
@@ -113,13 +76,6 @@ def webhook(pid: int) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def row(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds: median, 90th percentile, maximum."""
-    ordered = sorted(seconds)
-    return {"crossings": len(ordered), "median_ms": round(statistics.median(ordered) * 1000, 2),
-            "p90_ms": round(ordered[int(0.9 * (len(ordered) - 1))] * 1000, 2), "max_ms": round(ordered[-1] * 1000, 2)}
 
 
 def main() -> None:
