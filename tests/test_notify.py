@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from servers import AlertRecorder, free_port, running_alertmanager, running_prom
 
 from sidecar.errors import SidecarError
 from sidecar.model import Alert, Labels, Sample
-from sidecar.notify.alertmanager import METRICS, Notifier
+from sidecar.notify.alertmanager import METRICS, PIECE, Notifier
 from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import annotations, generator_url, payload, rfc3339
 from sidecar.notify.queue import Message
@@ -398,6 +398,24 @@ def test_unusable_urls_are_refused(url: str) -> None:
 def test_shown_urls_hold_no_secrets(url: str, shown: str) -> None:
     """What is shown of a URL has neither credentials nor parameters, even when they are oddly written."""
     assert without_credentials(url) == shown
+
+
+def test_flood_of_alerts_is_offered_in_pieces() -> None:
+    """Ten thousand alerts for three Alertmanagers: after a hundred at most others run, and all are queued in the end."""
+    given: list[Alert] = []
+
+    def flood() -> Iterator[Alert]:
+        for number in range(10_000):
+            given.append(alert(f"A{number}", now=FIRED))
+            yield given[-1]
+
+    notifier = Notifier([Alertmanager(f"http://127.0.0.1:{port}") for port in (1, 2, 3)], external_url=EXTERNAL)
+    pieces, before = [], 0
+    for _ in notifier.steps(flood(), FIRED):
+        pieces.append(len(given) - before)
+        before = len(given)
+    assert (sum(pieces), max(pieces)) == (10_000, PIECE)
+    assert count(notifier.samples(FIRED), "rag_sidecar_notifications_queue_length") == 30_000
 
 
 def test_every_series_is_declared() -> None:
