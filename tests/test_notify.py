@@ -401,7 +401,7 @@ def test_shown_urls_hold_no_secrets(url: str, shown: str) -> None:
 
 
 def test_flood_of_alerts_is_offered_in_pieces() -> None:
-    """Ten thousand alerts for three Alertmanagers: after a hundred at most others run, and all are queued in the end."""
+    """Ten thousand alerts for three Alertmanagers: after a hundred at most others run, and all wait in the end."""
     given: list[Alert] = []
 
     def flood() -> Iterator[Alert]:
