@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
@@ -14,32 +14,28 @@ from sidecar import logs
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.flight import open_record
 from sidecar.actions.ledger import Ledger
+from sidecar.app_parts import Parts, check_pids, parts_of
+from sidecar.app_reload import Reloads
 from sidecar.clock import busy, monotonic, wall
 from sidecar.config import Settings, rows
-from sidecar.config_settings import Target
 from sidecar.discovery.local import ourselves
-from sidecar.discovery.match import ByPid, ByUrl
-from sidecar.discovery.roster import Roster, Wanted
+from sidecar.discovery.roster import Roster
 from sidecar.errors import SidecarError
 from sidecar.journal.journal import Journal
-from sidecar.model import Cleanup, Labels
 from sidecar.notify.alertmanager import Notifier
-from sidecar.pipeline import Pipeline, Plan, Stages
+from sidecar.pipeline import Pipeline, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_journal import resume
-from sidecar.probes.agent import Agents, Reach
+from sidecar.probes.agent import Agents
 from sidecar.probes.endpoint import Endpoints
-from sidecar.probes.sampler import Ask, Sampler, Scope
-from sidecar.procfs import Identity, identify
+from sidecar.probes.sampler import Sampler
+from sidecar.procfs import Identity
 from sidecar.promql.context import Options
 from sidecar.promql.features import Features
-from sidecar.promql.tree import lookback, metric_names
-from sidecar.rules.group import Group
-from sidecar.rules.load import load, shipped
 from sidecar.rules.source import MAX_SAMPLES, MAX_SECONDS, Bounded
-from sidecar.rules.spec import GroupSpec
 from sidecar.store import Store
+from sidecar.web import lifecycle
 from sidecar.web.control import build_control, listening
 from sidecar.web.journal import route
 from sidecar.web.server import build, serving
@@ -48,101 +44,94 @@ from sidecar.web.view import About, Sources, View
 log = logging.getLogger("sidecar")
 
 DRAIN_SECONDS = 5.0
-CLEANUPS: tuple[Cleanup, ...] = ("light", "standard", "aggressive")
+WITHDRAWN_SECONDS, LOOK_SECONDS = 5.0, 0.005
+"""Within the first the guard says that no order stands any more; the second lies between two looks whether it has."""
 
 
-def run(settings: Settings, guard_fd: int, starts: int, short_lives: int = 0) -> int:
+def run(read: Callable[[], Settings], guard_fd: int, starts: int, short_lives: int = 0) -> int:
     """Be the desk until the guard hangs up; `starts` counts the desks this guard has had, this one included.
 
-    `short_lives` is how many of those before it ended too soon, in a row.
-    Returns the exit code; raises SidecarError for what makes a start impossible.
+    `read` reads the configuration, now and at every reload. `short_lives` is how many desks before this one ended too
+    soon, in a row. Returns the exit code; raises SidecarError for what makes a start impossible.
     """
+    settings = read()
     logs.set_up(settings.log.level, settings.log.format)
     for warning in settings.warnings:
         log.warning("configuration", extra={"warning": warning})
-    features = Features.of(settings.features)
-    specs = load(settings.rules if settings.rules is not None else shipped(),
-                 experimental=features.experimental_functions)
+    parts = parts_of(settings)
     if starts == 1:
         check_pids(settings.targets)
-    desk = _Desk(settings, specs, Dispatch(socket.socket(fileno=guard_fd)), starts, short_lives)
-    return asyncio.run(desk.run())
-
-
-def check_pids(targets: Sequence[Target]) -> None:
-    """Raise SidecarError if a target is given by a pid that does not exist: nothing would ever come there."""
-    for target in targets:
-        if isinstance(target.match, ByPid):
-            try:
-                identify(target.match.pid)
-            except (OSError, ValueError):
-                raise SidecarError(
-                    f"target {target.name}: there is no process with pid {target.match.pid}",
-                    help="`ps -e` shows those there are. A program that may restart is better named by its command "
-                         "line (--match REGEX) or a pidfile: those are waited for.") from None
+    desk = _Desk(parts, Dispatch(socket.socket(fileno=guard_fd)), starts, short_lives)
+    return asyncio.run(desk.run(read))
 
 
 class _Desk:
-    """Everything that runs. Lives as long as the process."""
+    """Everything that runs. Lives as long as the process; `_parts` is the configuration in force."""
 
-    def __init__(self, settings: Settings, specs: Sequence[GroupSpec], dispatch: Dispatch, starts: int,
-                 short_lives: int) -> None:
-        self._settings = settings
-        self._specs = specs
+    def __init__(self, parts: Parts, dispatch: Dispatch, starts: int, short_lives: int) -> None:
+        self._parts = parts
         self._dispatch = dispatch
         self._starts = starts
         self._short_lives = short_lives
+        self._view = View()
+        self._roster = Roster(parts.wanted, ourselves())
+        self._store = Store()
         self._known: dict[str, Identity] = {}
         self._unserved = False
-        self._over = asyncio.Event()
+        self._over = False
+        self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
+        """Whoever holds it ticks, or changes what the ticks work with."""
 
-    async def run(self) -> int:
-        settings = self._settings
+    async def run(self, read: Callable[[], Settings]) -> int:
+        parts, settings, view = self._parts, self._parts.settings, self._view
         async with AsyncExitStack() as stack:
-            view = View()
-            url = await self._serve(view, stack)
-            notifier = await stack.enter_async_context(
+            url = await self._serve(stack)
+            self._notifier = await stack.enter_async_context(
                 Notifier(settings.alertmanagers, external_url=url, external_labels=settings.external_labels))
-            endpoints = await stack.enter_async_context(Endpoints(
-                {str(target.name): asked for target in settings.targets if (asked := target.asked())}, asyncio.sleep))
+            self._endpoints = await stack.enter_async_context(Endpoints(parts.endpoints, asyncio.sleep))
             journal = Journal(settings.storage)
             stack.callback(journal.close)
-            agents = await stack.enter_async_context(Agents(
-                {str(target.name): Reach(target.agent.directory, target.agent.every_seconds)
-                 for target in settings.targets}, asyncio.sleep))
-            view.about = self._about(url)
-            pipeline = self._pipeline(view, notifier, journal, url, endpoints.read, agents)
+            self._agents = await stack.enter_async_context(Agents(parts.reaches, asyncio.sleep))
+            now = wall()
+            view.about = About(now, url, dict(parts.base), settings.external_labels,
+                               settings.evaluation_interval_seconds, _shown(settings), now)
+            reloads = Reloads(parts, read, self._swap, self._note_reload)
+            self._dispatch.on_reload = reloads.wish
+            self._pipeline = pipeline = self._made(journal, url)
             pipeline.go_on(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
-            await self._serve_control(view, pipeline, journal, url, stack)
+            pipeline.vitals.reloaded = True, now
+            await self._serve_control(journal, url, stack)
+            await self._reload_meanwhile(reloads, stack)
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             gc.callbacks.append(LongPasses(monotonic))
             log.info("watching", extra={
-                "targets": ", ".join(str(target.name) for target in settings.targets), "url": url,
-                "rules": sum(len(spec.rules) for spec in self._specs),
+                "targets": ", ".join(parts.names), "url": url, "rules": sum(len(spec.rules) for spec in parts.specs),
                 "alertmanagers": len(settings.alertmanagers), "desk_start": self._starts})
-            await self._tick_until_the_end(pipeline, partial(self._serve, view, stack))
-            left = await notifier.drain(wall() + DRAIN_SECONDS)
+            await self._tick_until_the_end(partial(self._serve, stack))
+            left = await self._notifier.drain(wall() + DRAIN_SECONDS)
             pipeline.keep(wall())
             if left:
                 log.warning("alerts not delivered at the end", extra={"count": left})
         return 0
 
-    async def _serve(self, view: View, stack: AsyncExitStack) -> str:
+    async def _serve(self, stack: AsyncExitStack) -> str:
         """Serve the pages until the end; their URL.
 
         Raises SidecarError if the address cannot be had at the first start. Later, what was guarded is guarded on:
         without pages, and trying again at every tick.
         """
-        settings, listen = self._settings.web, str(self._settings.web.listen)
+        web, listen = self._parts.settings.web, str(self._parts.settings.web.listen)
         try:
             protection = None
-            if settings.config_file:
+            if web.config_file:
                 from sidecar.config_web import protected_by  # here: it takes memory, and few need it
 
-                protection = protected_by(settings.config_file)
-            app = build(view, hosts=settings.hosts, token=settings.token, protection=protection)
+                protection = protected_by(web.config_file)
+            app = build(self._view, hosts=web.hosts, token=web.token, protection=protection)
+            app.add_routes(lifecycle.routes(self._view, allowed=web.lifecycle))
             urls = await stack.enter_async_context(serving(app, [listen], protection))
         except SidecarError as error:
             if self._starts == 1:
@@ -156,107 +145,148 @@ class _Desk:
         self._unserved = False
         return urls[0]
 
-    async def _serve_control(self, view: View, pipeline: Pipeline, journal: Journal, url: str,
-                             stack: AsyncExitStack) -> None:
+    async def _serve_control(self, journal: Journal, url: str, stack: AsyncExitStack) -> None:
         """Serve the people of this machine until the end; where that cannot be, the rest goes on."""
-        names = [str(target.name) for target in self._settings.targets]
-        view.hands = pipeline.by_hand.lend(names, url, wall, asyncio.sleep, lambda: pipeline.crashes.forgive())
-        app = build_control(view)
-        app.add_routes([route(journal.read, wall)])
+        self._lend(url)
+        app = build_control(self._view)
+        app.add_routes([route(journal.read, wall), *lifecycle.routes(self._view, allowed=True)])
         try:
-            await stack.enter_async_context(listening(app, self._settings.storage))
+            await stack.enter_async_context(listening(app, self._parts.settings.storage))
         except SidecarError as error:
             log.warning("nothing can be ordered by hand, the rest goes on",
                         extra={"error": str(error), "help": error.help})
 
-    def _about(self, url: str) -> About:
-        """What is told of this desk."""
-        settings = self._settings
-        return About(wall(), url, {"job": settings.job, "instance": settings.instance}, settings.external_labels,
-                     settings.evaluation_interval_seconds, lambda: ((row.key, row.value) for row in rows(settings)))
+    def _lend(self, url: str) -> None:
+        """Have the servers know which targets there are, and what may be ordered."""
+        self._view.hands = self._pipeline.by_hand.lend(
+            self._parts.names, url, wall, asyncio.sleep, lambda: self._pipeline.crashes.forgive())
 
-    def _pipeline(self, view: View, notifier: Notifier, journal: Journal, url: str, ask: Ask,
-                  agents: Agents) -> Pipeline:
+    async def _reload_meanwhile(self, reloads: Reloads, stack: AsyncExitStack) -> None:
+        """Reload until the end whenever somebody asks for it, or the files change."""
+        self._view.reload = reloads.ask
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        stack.callback(tasks.create_task(reloads.run()).cancel)
+
+    def _made(self, journal: Journal, url: str) -> Pipeline:
         """Make the stages, report to the guard, and go on from where the journal ends."""
-        settings = self._settings
-        base = Labels({"job": settings.job, "instance": settings.instance})
-        wanted = [Wanted(str(target.name), base.merged({"target": str(target.name)}), target.match)
-                  for target in settings.targets]
-        roster = Roster(wanted, ourselves())
-        plans = {str(target.name): Plan(target.memory, settings.mode(target),
-                                        {cleanup: target.channels(cleanup) for cleanup in CLEANUPS}, target.children,
-                                        settings.waits_for_agent(target))
-                 for target in settings.targets}
-        carried = any(channel.kind in ("http", "exec") for plan in plans.values()
-                      for channels in plan.channels.values() for channel in channels)
-        program_pid, self._known = self._hello(carried)
+        parts, settings, roster, store, view = (
+            self._parts, self._parts.settings, self._roster, self._store, self._view)
+        program_pid, self._known = self._hello()
         roster.child_pid = program_pid
         roster.resume(self._known)
-        for name in self._known.keys() - plans.keys():
+        for name in self._known.keys() - parts.plans.keys():
             self._dispatch.watch(name, None, None)  # a target of the desk before that is not configured any more
-        store = Store()
-        groups = [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,
-                        external_labels=settings.external_labels, external_url=url) for spec in self._specs]
-        store.keep(_needs(self._specs))
+        groups = parts.groups(url)
+        store.keep(parts.needs)
         features = Features.of(settings.features)
         options = Options(delayed_name_removal=features.delayed_name_removal)
         bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=busy)
         rules = Bounded(store.select, store.newest, bounded, monotonic)
-        scopes = {str(target.name): Scope(not isinstance(target.match, ByUrl), target.children)
-                  for target in settings.targets}
-        sampler = Sampler(base, monotonic, scopes, ask, skip=(os.getppid(),))
-        sampler.agents = agents
+        self._sampler = Sampler(parts.base, monotonic, parts.scopes, self._endpoints.read, skip=(os.getppid(),))
+        self._sampler.agents = self._agents
         breathe = partial(asyncio.sleep, 0)
         view.sources = Sources(store.select, groups, wall, monotonic, breathe, options,
                                features.experimental_functions, store.newest)
-        stages = Stages(roster, sampler, store, groups, rules, Ledger(), self._dispatch, notifier, journal, view,
-                        breathe)
+        stages = Stages(roster, self._sampler, store, groups, rules, Ledger(), self._dispatch, self._notifier, journal,
+                        view, breathe)
         now = wall()
-        resume(journal.open(now), groups, roster.update(now), notifier, now)
-        return Pipeline(stages, plans, settings.actions, base, self._starts)
+        resume(journal.open(now), groups, roster.update(now), self._notifier, now)
+        return Pipeline(stages, parts.plans, settings.actions, parts.base, self._starts)
 
-    def _hello(self, courier: bool) -> tuple[int, dict[str, Identity]]:
+    def _hello(self) -> tuple[int, dict[str, Identity]]:
         """Report to the guard, with the file for its flight record; see `Dispatch.hello`."""
-        record, self._dispatch.left = open_record(self._settings.storage)
+        settings = self._parts.settings
+        record, self._dispatch.left = open_record(settings.storage)
         try:
             return self._dispatch.hello(
-                self._settings.actions.kill_switch, courier, self._settings.agent_inside(), record)
+                settings.actions.kill_switch, self._parts.courier, settings.agent_inside(), record)
         finally:
             if record >= 0:
                 os.close(record)
 
-    async def _tick_until_the_end(self, pipeline: Pipeline, serve: Callable[[], Awaitable[str]]) -> None:
-        """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._dispatch.sock, self._hear, pipeline)
-        self._hear(pipeline)
-        interval, due = self._settings.evaluation_interval_seconds, monotonic()
-        while not self._over.is_set():
-            late = monotonic() - due
-            await pipeline.tick(wall(), late)
+    async def _swap(self, parts: Parts) -> None:
+        """Put another configuration in force between two ticks.
+
+        Raises SidecarError if that cannot be; then nothing has changed but that standing orders were withdrawn, which
+        the next tick gives again.
+        """
+        about, sources, settings = self._view.about, self._view.sources, parts.settings
+        assert about
+        assert sources
+        groups = parts.groups(about.url)
+        async with self._turn:
+            await self._withdraw()
+            self._notifier.change(settings.alertmanagers, settings.external_labels)
+            self._parts = parts
+            self._dispatch.change(settings.actions.kill_switch, parts.courier)
+            self._roster.change(parts.wanted)
+            self._sampler.change(parts.scopes)
+            self._agents.change(parts.reaches)
+            self._endpoints.change(parts.endpoints)
+            self._store.keep(parts.needs)
+            self._pipeline.change(groups, parts.plans, settings.actions, wall())
+            self._view.sources = replace(sources, groups=groups)
+            self._view.about = replace(about, external_labels=settings.external_labels, settings=_shown(settings),
+                                       interval_seconds=settings.evaluation_interval_seconds, configured_at=wall())
+            self._lend(about.url)
+            gc.unfreeze()
+            gc.collect()  # what has been replaced goes now; else it would stay for good
+            gc.freeze()
+
+    async def _withdraw(self) -> None:
+        """Have the guard do nothing by itself any more. Raises SidecarError if it does not say so in time."""
+        names, waited = self._parts.names, 0.0
+        for name in names:
+            self._dispatch.stand(name, [], wall())
+        while late := [name for name in names if not self._dispatch.in_force(name)]:
+            if self._dispatch.ended or waited > WITHDRAWN_SECONDS:
+                raise SidecarError(f"the guard has not said that its orders for {', '.join(late)} are withdrawn",
+                                   help="ask again in a moment: the configuration before is in force")
+            await asyncio.sleep(LOOK_SECONDS)
+            waited += LOOK_SECONDS
+
+    def _note_reload(self, ok: bool) -> None:
+        """A configuration was taken, or refused: the next tick shows it, and gives the orders again."""
+        self._wake.set()
+        if self._view.about:
+            self._view.about = replace(self._view.about, reloaded=ok)
+            self._pipeline.vitals.reloaded = ok, self._view.about.configured_at
+
+    async def _tick_until_the_end(self, serve: Callable[[], Awaitable[str]]) -> None:
+        """One tick each interval, on absolute deadlines; ticks that were missed are counted, never caught up.
+
+        After a reload there is one more, so that its orders stand at once.
+        """
+        loop, pipeline = asyncio.get_running_loop(), self._pipeline
+        loop.add_reader(self._dispatch.sock, self._hear)
+        self._hear()
+        due = monotonic()
+        while not self._over:
+            self._wake.clear()
+            interval = self._parts.settings.evaluation_interval_seconds
+            async with self._turn:
+                late = monotonic() - due
+                await pipeline.tick(wall(), max(0.0, late))
             if self._unserved:
                 await serve()
-            due += interval * (1 + int(late / interval))
+            due = due + interval * (1 + int(late / interval)) if late >= 0.0 else min(due, monotonic() + interval)
             try:
                 async with asyncio.timeout(max(0.0, due - monotonic())):
-                    await self._over.wait()
+                    await self._wake.wait()
             except TimeoutError:
                 continue
         loop.remove_reader(self._dispatch.sock)
-        pipeline.last_words(wall())
+        async with self._turn:
+            pipeline.last_words(wall())
 
-    def _hear(self, pipeline: Pipeline) -> None:
+    def _hear(self) -> None:
         """The guard has said something; when it has hung up, the desk ends."""
-        pipeline.heard(self._dispatch.receive())
+        self._pipeline.heard(self._dispatch.receive())
         if self._dispatch.ended:
-            self._over.set()
+            self._over = True
+            self._wake.set()
 
 
-def _needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
-    """Metric → how many seconds back the loaded rules look at it."""
-    found: dict[str, float] = {}
-    for spec in specs:
-        for rule in spec.rules:
-            for name in metric_names(rule.expr):
-                found[name] = max(found.get(name, 0.0), lookback(rule.expr) + spec.query_offset_seconds)
-    return found
+def _shown(settings: Settings) -> Callable[[], list[tuple[str, str]]]:
+    """Every setting with its value, for people."""
+    return lambda: [(row.key, row.value) for row in rows(settings)]

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def desk(arguments: Sequence[str]) -> int:
         mimetypes.knownfiles.clear()  # 0.4 MiB that aiohttp would read about files of which we serve none
         from sidecar.app import run as be_desk  # not before the arguments are known to be good
 
-        return be_desk(_settings(said), said.guard_fd, said.starts, said.short_lives)
+        return be_desk(partial(_settings, said), said.guard_fd, said.starts, said.short_lives)
 
     return told(run)
 
@@ -107,6 +108,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
                        help="promql-experimental-functions or promql-delayed-name-removal, as in Prometheus; several "
                        "with commas or by repeating it")
     other.add_argument(flags["web_listen"], dest="web_listen", metavar="ADDRESS", help="default 127.0.0.1:11611")
+    other.add_argument(flags["web_lifecycle"], dest="web_lifecycle", action="store_const", const="yes",
+                       help="let everybody who can reach the pages POST /-/reload; SIGHUP does the same")
     other.add_argument(flags["web_config"], dest="web_config", metavar="FILE", help="TLS, passwords and headers, as "
                        "for Prometheus")
     other.add_argument(flags["storage_path"], dest="storage_path", metavar="DIRECTORY", help="where state is kept")

@@ -96,7 +96,7 @@ def load(file: Path | None, env: Mapping[str, str], overrides: Overrides) -> Set
     settings = _settings(document, flags, storage, seconds)
     return replace(
         settings,
-        targets=targets, rules=rules, web=replace(settings.web, token=token),
+        targets=targets, rules=rules, web=replace(settings.web, token=token), watched=_watched(file, document),
         warnings=tuple(warnings(targets, settings, bool(sizes))),
         origins={
             **{where: f"{reader.file}:{place.line}" for where, place in reader.places.items()},
@@ -135,7 +135,7 @@ def _settings(document: Document, flags: Mapping[str, Any], storage: Path, secon
     every = replace(document.actions.every, **{f"{cleanup}_seconds": value for cleanup, value in seconds.items()})
     acting = replace(document.actions, mode=flags.get("mode", document.actions.mode), every=every)
     web = Web(flags.get("web_listen", document.web.listen), document.web.hosts, document.web.token_file,
-              flags.get("web_config", document.web.config_file))
+              flags.get("web_config", document.web.config_file), lifecycle="web_lifecycle" in flags)
     return Settings(
         targets=(),
         rules=None,
@@ -184,6 +184,14 @@ def _document(file: Path | None, reader: Reader) -> Document:
         return Document()
     found: Document = reader.read(text, Document())
     return found
+
+
+def _watched(file: Path | None, document: Document) -> tuple[str, ...]:
+    """The file itself and the patterns of its rules, whatever directory somebody is in later."""
+    if file is None:
+        return ()
+    folder = glob.escape(str(file.absolute().parent))
+    return glob.escape(str(file.absolute())), *(os.path.join(folder, wanted) for wanted in document.rules or ())
 
 
 def _rules(document: Document, folder: Path, note: Note) -> tuple[Path, ...] | None:

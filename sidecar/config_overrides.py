@@ -47,6 +47,7 @@ class Overrides:
     memory_basis: str | None = None
     no_agent: str | None = None
     web_listen: str | None = None
+    web_lifecycle: str | None = None
     web_config: str | None = None
     storage_path: str | None = None
     mode: str | None = None
@@ -85,6 +86,7 @@ FLAGS: Mapping[str, Flag] = {
     "memory_basis": Flag("--memory.basis", OF_TARGET + "memory.basis", _one_of(AskedBasis)),
     "no_agent": Flag("--no-agent", OF_TARGET + "agent.inside", lambda _: False),
     "web_listen": Flag("--web.listen-address", "web.listen", address),
+    "web_lifecycle": Flag("--web.enable-lifecycle", "", lambda _: True),
     "web_config": Flag("--web.config.file", "web.config_file", lambda text: path(text).absolute()),
     "storage_path": Flag("--storage.path", "storage.path", lambda text: path(text).absolute()),
     "mode": Flag("--mode", "actions.mode", _one_of(Mode)),

@@ -228,9 +228,13 @@ class WebSection:
 
 @dataclass(frozen=True, slots=True)
 class Web(WebSection):
-    """The section `web` with the token itself; "": there is none, so nothing can be changed over TCP."""
+    """The section `web` with the token itself; "": there is none, so nothing can be changed over TCP.
+
+    `lifecycle`: whoever can reach the pages may have the configuration read again.
+    """
 
     token: str = field(default="", repr=False)
+    lifecycle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +274,7 @@ class Settings:
     """Everything that was decided before the start; swapped whole on reload.
 
     `rules` None means the shipped ones. `origins` says who set a key (`sidecar.yml:7`, `--pid`); keys that are not
-    in it have their default.
+    in it have their default. `watched` are the files that all this was read from, as patterns of `glob`.
     """
 
     targets: tuple[Target, ...]
@@ -288,6 +292,7 @@ class Settings:
     log: Log
     warnings: tuple[str, ...]
     origins: Mapping[str, str]
+    watched: tuple[str, ...] = ()
 
     def mode(self, target: Target) -> Mode:
         """What may be done to `target`: as set, else enforce where it has a channel (naming one is consent).

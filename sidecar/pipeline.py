@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
@@ -86,7 +86,7 @@ class Pipeline:
         self.acting = Acting(stages.ledger, stages.dispatch, past.used, past.look)
         self._base = base
         self._bases = {name: base.merged({"target": name}) for name in plans}
-        self._vitals = Vitals(base, starts)
+        self.vitals = Vitals(base, starts)
         self.lines = Lines({name: plan.wanted for name, plan in plans.items()})
         self._live: set[Labels] = set()
         self._last = 0.0
@@ -123,7 +123,9 @@ class Pipeline:
         self.acting.judge(policy, now, targets)
         counted = self._counted(now)
         stages.store.append(counted)
-        self._mark_ends({sample.labels for samples in (seen, counted) for sample in samples}, now)
+        live = {sample.labels for samples in (seen, counted) for sample in samples}
+        stages.store.mark_stale(self._live - live, now)
+        self._live = live
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
@@ -141,8 +143,8 @@ class Pipeline:
         stages.dispatch.beat(stages.journal.marked)
         stages.store.truncate(now)
         self._last = now
-        self._vitals.note(monotonic() - begun, late_seconds)
-        self._publish([*seen, *counted, *self._vitals.of_groups(stages.groups, now)], alerts, readings)
+        self.vitals.note(monotonic() - begun, late_seconds)
+        self._publish([*seen, *counted, *self.vitals.of_groups(stages.groups, now)], alerts, readings)
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
         """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
@@ -153,6 +155,28 @@ class Pipeline:
         restore_actions(stages.journal.records, stages.ledger, acting.incidents, acting, now, self.lines)
         acting.incidents.lives.resume(known, now)
         acting.recover(stages.dispatch.left, policy_now(self._options), now)
+
+    def change(self, groups: Sequence[Group], plans: Mapping[str, Plan], options: Options, now: float) -> None:
+        """Go on with another configuration, between two ticks; the guard has no standing orders by then.
+
+        What is known of targets and alerts that stay, stays. Alerts whose rules are gone are resolved.
+        """
+        from sidecar.rules.reload import go_on  # most sidecars never reload
+
+        stages = self._stages
+        ended, stale = go_on(stages.groups, groups, round(now, 3))
+        finish(self._telling(ended, now))
+        stages.store.append(stale)
+        self._stages = replace(stages, groups=groups)
+        for name in self._plans.keys() - plans.keys():
+            stages.dispatch.watch(name, None, None)
+            self._modes.forget(name)
+            self._said.pop(name, None)
+        self._plans, self._options, self.by_hand.options = plans, options, options
+        self._bases = {name: self._base.merged({"target": name}) for name in plans}
+        self.lines.change({name: plan.wanted for name, plan in plans.items()}, now)
+        self._gates = Gates(groups, plans)
+        self._subjects_now = self.by_hand.subjects = [each for each in self._subjects_now if each.name in plans]
 
     def heard(self, events: Sequence[Event]) -> None:
         """What of the guard's news does not wait for the next tick: a target has ended."""
@@ -244,12 +268,7 @@ class Pipeline:
         samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
         samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
         samples += stages.journal.samples(self._base, now)
-        return samples + self._vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
-
-    def _mark_ends(self, live: set[Labels], now: float) -> None:
-        """A stale marker for every series that was there at the last tick and is not now."""
-        self._stages.store.mark_stale(self._live - live, now)
-        self._live = live
+        return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
     def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Iterator[Subject]:
         """The targets as the policy sees them."""
@@ -284,6 +303,6 @@ class Pipeline:
             if mode := self._modes.of(subject.name):
                 modes[subject.name] = ModeStatus(mode, used_bytes, known.limit_bytes if known else None)
         self._stages.view.snapshot = Snapshot(
-            self._vitals.ticks, "", families(samples), statuses, alerts,
+            self.vitals.ticks, "", families(samples), statuses, alerts,
             Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],
             modes, readings.sights)

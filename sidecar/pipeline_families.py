@@ -28,6 +28,10 @@ DROPPED = Metric("rag_sidecar_store_dropped_samples_total", "counter", "Samples 
 SHRUNK = Metric("rag_sidecar_store_shrunk_total", "counter", "Samples given up early to keep the store in its budget.")
 REFUSED = Metric("rag_sidecar_store_refused_samples_total", "counter",
                  "Samples of new series that the store had no room for: what they would say is not watched.")
+RELOADED = Metric("rag_sidecar_config_last_reload_successful", "gauge",
+                  "1 if the configuration that was read last is in force, 0 if it was refused.")
+RELOADED_AT = Metric("rag_sidecar_config_last_reload_success_timestamp_seconds", "gauge",
+                     "When the configuration in force was taken, in Unix time.")
 UP = Metric("up", "gauge", "What a Prometheus writes about a page that it has scraped; for our own queries alone.")
 EVALUATIONS = Metric("rag_sidecar_rule_evaluations_total", "counter", "Evaluations of rules.")
 FAILURES = Metric("rag_sidecar_rule_evaluation_failures_total", "counter", "Evaluations of rules that failed.")
@@ -42,8 +46,8 @@ WRITTEN = Metric("rag_sidecar_rule_group_last_evaluation_samples", "gauge",
                  "Samples that the last evaluation of a group wrote.")
 RULES = Metric("rag_sidecar_rule_group_rules", "gauge", "Rules of a group.")
 
-OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, SERIES, BYTES, DROPPED, SHRUNK, REFUSED, EVALUATIONS, FAILURES,
-       MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
+OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, RELOADED, RELOADED_AT, SERIES, BYTES, DROPPED, SHRUNK, REFUSED,
+       EVALUATIONS, FAILURES, MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *mode.METRICS, *tally.METRICS, *acting.METRICS,
     *alertmanager.METRICS, *journal.METRICS)}
@@ -53,7 +57,12 @@ SUFFIXES = ("_bucket", "_sum", "_count")
 
 
 class Vitals:
-    """What the desk knows of itself. Lives as long as the desk."""
+    """What the desk knows of itself. Lives as long as the desk.
+
+    `reloaded`: whether the configuration that was read last was taken, and when the last one was (Unix time).
+    """
+
+    reloaded: tuple[bool, float] | None = None
 
     def __init__(self, base: Labels, starts: int) -> None:
         self.ticks = 0
@@ -74,6 +83,8 @@ class Vitals:
             (LOST, lost_events, ()),
             (SERIES, store.series_count, ()), (BYTES, store.size_bytes, ()),
             (DROPPED, store.dropped, ()), (SHRUNK, store.shrunk, ()), (REFUSED, store.refused, ())]
+        if self.reloaded:
+            figures += [(RELOADED, self.reloaded[0], ()), (RELOADED_AT, self.reloaded[1], ())]
         for group in groups:
             name = ("file", group.file, "group", group.name)
             figures += [(EVALUATIONS, group.evaluations, name), (FAILURES, group.failures, name),

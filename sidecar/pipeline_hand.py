@@ -28,7 +28,7 @@ class ByHand:
     """Orders of people and of other programs. Lives as long as the desk.
 
     `subjects` are the targets as the last tick saw them, in the very list that it acts on: what changes there while
-    the tick evaluates rules holds when it acts.
+    the tick evaluates rules holds when it acts. `options` are those in force.
     """
 
     def __init__(self, acting: Acting, ledger: Ledger, dispatch: Dispatch, sampler: Sampler, options: Options,
@@ -38,7 +38,7 @@ class ByHand:
         self._ledger = ledger
         self._dispatch = dispatch
         self._sampler = sampler
-        self._options = options
+        self.options = options
         self._keeping = keeping
         self._lines = lines
         self._wishes: dict[tuple[str, Cleanup, Trigger], Wish] = {}
@@ -49,7 +49,7 @@ class ByHand:
         if subject is None:
             return None
         hand_over(self._sampler.agents, self._dispatch, target, "enforce", subject.channels)  # whatever the mode is
-        return self._acting.by_hand(policy_now(self._options), subject, cleanup, now, dry_run=dry_run)
+        return self._acting.by_hand(policy_now(self.options), subject, cleanup, now, dry_run=dry_run)
 
     def attempt(self, order_id: str) -> Mapping[str, Any] | None:
         """What has come of an order so far, as `GET /api/v1/actions` shows it; None while the guard has not begun."""
@@ -86,7 +86,7 @@ class ByHand:
         asked, subject = wish.asked, self._subject(wish.asked.target)
         if subject is not None and now <= wish.until:
             wish.decision = self._acting.asked(
-                policy_now(self._options), subject, asked.cleanup, now, asked.trigger, asked.labels)
+                policy_now(self.options), subject, asked.cleanup, now, asked.trigger, asked.labels)
         wish.over = now >= wish.until or bool(wish.decision and wish.decision.order)
         return wish.over
 
@@ -149,7 +149,7 @@ class ByHand:
 
         return Hands(
             targets=targets, external_url=url,
-            levels={level: policy.entry for level, policy in self._options.policies.items()},
+            levels={level: policy.entry for level, policy in self.options.policies.items()},
             order=lambda target, cleanup, dry_run: self.order(target, cleanup, clock(), dry_run=dry_run),
             attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
             pause=lambda target, seconds: self.pause(named(target), seconds, clock()), resume=resume,

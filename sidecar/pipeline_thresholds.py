@@ -100,6 +100,14 @@ class Lines:
         if target in self._overrides:
             self._end(target, now, "withdrawn")
 
+    def change(self, wanted: Mapping[str, Wanted], now: float) -> None:
+        """Other lines are configured from now on. Those that were put over them stay, where the target does."""
+        for target in [target for target, before in self._wanted.items() if wanted.get(target) != before]:
+            self.known.pop(target, None)
+            if target not in wanted and target in self._overrides:
+                self._end(target, now, "the target is not configured any more")
+        self._wanted = wanted
+
     def _end(self, target: str, now: float, reason: str) -> None:
         del self._overrides[target]
         self._changed[target] = now

@@ -23,7 +23,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"cli"},
     {"demo"},
     {"app", "replay"},  # the composition roots: one for real time, one for virtual time
-    {"config", "pipeline"},  # cli_*.py, config_*.py and pipeline_*.py are parts of their namesakes
+    {"config", "pipeline"},  # app_*.py, cli_*.py, config_*.py and pipeline_*.py are parts of theirs
     {"web", "doctor", "explain", "attach"},
     {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
@@ -143,7 +143,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 def unit(module: str) -> str:
     """The part of the package that a module belongs to: the name that LAYERS knows."""
     name = module.split(".")[1] if "." in module else ""
-    return name.split("_")[0] if name.startswith(("cli_", "config_", "pipeline_")) else name
+    return name.split("_")[0] if name.startswith(("app_", "cli_", "config_", "pipeline_")) else name
 
 
 def imports_point_down(file: File) -> Iterator[str]:

@@ -107,6 +107,8 @@ class Acting:
         for gate in gates:
             of_target[gate.target].append(gate)
         self._gates, self._names = of_target, [subject.name for subject in subjects]
+        if len(self._said) > len(subjects):
+            self._said = {name: said for name, said in self._said.items() if name in self._names}
         self._verdicts.ages = {subject.name: subject.age_seconds for subject in subjects}
         self.incidents.keep(self._names, now)
         for subject in subjects:
@@ -176,7 +178,8 @@ class Acting:
     def samples(self, subjects: Sequence[Subject], bases: Mapping[str, Labels], at: float) -> list[Sample]:
         """Why nothing is done now, and which targets have an incident or are parked."""
         held = [Sample(series(bases[decision.target], HELD.name, "reason", decision.reason.value), 1.0, at)
-                for decision in self.decisions if decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)]
+                for decision in self.decisions if decision.target in bases  # else it is configured no more
+                and decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)]
         return held + self.incidents.samples([bases[subject.name] for subject in subjects], at)
 
     def explain(self) -> dict[str, list[dict[str, Any]]]:

@@ -5,7 +5,7 @@ import itertools
 import logging
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sidecar.actions.policy import Armed
@@ -30,13 +30,14 @@ class Dispatch:
     pid), to whose agents the guard has no socket any more. What the guard has no room for is not remembered as sent, so
     the next tick sends it again. `foreign` are the targets on which another sidecar acts: here the guard refuses to.
     `left` is what a guard that was killed has left in its flight record, events with lower numbers than all others;
-    it is over for good once `beat` has said so.
+    it is over for good once `beat` has said so. `on_reload` is called when the guard was asked (SIGHUP) for a reload.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.ended = False
         self.lost_events = 0
         self.events_seen = 0
+        self.on_reload: Callable[[], object] = lambda: None
         self.sock = sock
         self.unlinked: deque[tuple[str, int]] = deque(maxlen=MOST_UNLINKED)
         self.foreign: set[str] = set()
@@ -80,6 +81,10 @@ class Dispatch:
         self.left = [event for event in self.left if event.number < first]
         return int(body["program_pid"]), known
 
+    def change(self, kill_switch: str, courier: bool) -> bool:
+        """Have the guard know what a reload has changed of what `hello` said. False if it has no room for it now."""
+        return self._send("hello", kill_switch=kill_switch, courier=courier)
+
     def receive(self) -> list[Event]:
         """Take what has come, to be called whenever the socket is readable; new events, which `events` gives, too."""
         new: list[Event] = []
@@ -93,6 +98,8 @@ class Dispatch:
             kind, body = wire.decode(data)
             if kind == "unlinked":
                 self.unlinked.append((str(body["target"]), int(body["pid"])))
+            elif kind == "reload":
+                self.on_reload()
             elif kind == "applied":
                 self._applied = max(self._applied, int(body["serial"]))
             elif kind == "event":

@@ -133,8 +133,12 @@ class Ledger:
         self.disarmed_at.pop(target, None)
 
     def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
-        """Every counter of the targets whose base labels are given."""
-        return [sample for base in bases for sample in self._tallies[base["target"]].samples(base, at)]
+        """Every counter of the targets whose base labels are given; those of others are forgotten."""
+        of_target = {base["target"]: base for base in bases}
+        for target in self._tallies.keys() - of_target.keys():
+            del self._tallies[target]
+            self.rearm(target)
+        return [sample for target, base in of_target.items() for sample in self._tallies[target].samples(base, at)]
 
     def drain(self) -> list[Row]:
         """What has changed since the last call: (attempt, stage, Unix seconds, plain JSON)."""

@@ -54,6 +54,17 @@ class Roster:
         """Take over what an earlier desk had attached."""
         self._last |= known
 
+    def change(self, wanted: Sequence[Wanted]) -> None:
+        """Look for these targets from now on. Those that were there and are found in the same way go on."""
+        before, self._wanted = self._wanted, tuple(wanted)
+        for each in set(before) - set(wanted):
+            for known in (self._last, self._pauses, self._said):
+                known.pop(each.name, None)
+            if held := self._held.pop(each.name, None):
+                held[1].close()
+        for name in {each.name for each in before} - {each.name for each in wanted}:
+            del self._restarts[name]
+
     def update(self, now: float = inf) -> list[Target]:
         """One round of discovery at Unix time `now`: every configured target, in the order of the configuration.
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from sidecar.guard.wire import pair
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+IGNORED_BEFORE = tuple(number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN)
+"""Those of them that were ignored when we were started: by nohup, or as a script's background job."""
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 """Python ignores these at its start, and what is ignored stays so through exec: a user's program wants the default."""
 
@@ -77,7 +79,7 @@ def spawn_user_program(command: list[str], agent: bool) -> int:
         os.setpgid(0, 0)
         give_terminal_to(os.getpgrp())
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES_BEFORE)
-        handled = (number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)
+        handled = (number for number in ENDING if number not in IGNORED_BEFORE)
         for number in (*handled, signal.SIGCHLD, *IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         os.execvpe(command[0], command, with_agent(os.environ) if agent else os.environ)  # noqa: S606
@@ -93,6 +95,15 @@ def with_agent(environment: Mapping[str, str]) -> dict[str, str]:
     startup = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "attach", "startup")
     before = environment.get("PYTHONPATH", "")
     return {**environment, "PYTHONPATH": f"{startup}{os.pathsep}{before}" if before else startup}
+
+
+def has_terminal() -> bool:
+    """Whether there is a terminal that we belong to. When it has been closed there is none any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def give_terminal_to(group: int) -> None:

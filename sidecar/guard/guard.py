@@ -40,6 +40,8 @@ class Guard:
         self._courier_wanted = False
         self._courier_start = 0.0
         self._applied: int | None = None  # what is still to be told of it
+        self._reload = False  # whether it is still to be told to
+        self._terminal = False
         self._end_by = 0.0
         self._code = 0
         self._over = False
@@ -67,8 +69,9 @@ class Guard:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._terminal = signal.SIGHUP not in children.IGNORED_BEFORE and children.has_terminal()
         for number in (*children.ENDING, signal.SIGCHLD):
-            if number == signal.SIGCHLD or signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
+            if number == signal.SIGHUP or number not in children.IGNORED_BEFORE:  # nohup: no hangup ends us
                 signal.signal(number, lambda *_: None)  # the wakeup descriptor says which one it was
         self._epoll.register(self._wake.fileno(), select.EPOLLIN)
 
@@ -106,6 +109,8 @@ class Guard:
         if number == signal.SIGCHLD:
             for pid, code in children.reap():
                 self._reaped(pid, code)
+        elif number == signal.SIGHUP and (not self._terminal or children.has_terminal()):
+            self._reload = True
         elif number in children.ENDING and self._program_pid:
             try:
                 os.kill(self._program_pid, number)  # its end is ours
@@ -214,6 +219,8 @@ class Guard:
         if sock and self._desk.greeted and not self._end_by:
             if self._applied is not None and self._desk.tell("applied", serial=self._applied):
                 self._applied = None
+            if self._reload and self._desk.tell("reload"):
+                self._reload = False
             done = self._record.flush(sock)
             self._epoll.modify(sock.fileno(), select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
 

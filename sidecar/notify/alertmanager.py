@@ -5,6 +5,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import islice
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 RESOLVE_SECONDS = 30.0
 """How often a host name is looked up; as Prometheus does for names that it discovers (dns_sd_config)."""
 MOST_ADDRESSES = 32
+LEAVING_SECONDS = 5.0
+"""For how long one that is not configured any more is still told what it was to be told."""
 PIECE = 100
 """So many alerts are offered between two pauses."""
 
@@ -62,20 +65,25 @@ class Notifier:
         clock: Callable[[], float] = clock.wall,
     ) -> None:
         _check_url(external_url, "external URL")
-        for each in alertmanagers:
-            _check_url(each.url, "Alertmanager URL")
 
         def deliver(post: Post) -> _Delivery:
             outbox = Outbox(resend_delay_seconds=resend_delay_seconds, uniform=random.uniform)
-            return _Delivery(post, outbox, lambda batch: _body(batch, external_labels or {}, external_url), clock)
+            return _Delivery(post, outbox, lambda batch: _body(batch, self._external_labels, external_url), clock)
 
         self._clock = clock
         self._noted: tuple[list[Alert], float] = [], 0.0
-        self._configured = [
-            _Configured(each, deliver)
-            for each in {each.url.rstrip("/").removesuffix(PATH): each for each in alertmanagers}.values()
-        ]
+        self._deliver = deliver
+        self._external_labels = external_labels or {}
+        self._configured = self._made(alertmanagers, {})
         self._tasks = asyncio.TaskGroup()
+
+    def _made(self, alertmanagers: Sequence[Alertmanager], known: dict[object, "_Configured"]) -> list["_Configured"]:
+        """One for each; those that are `known`, by all that is configured of them, are taken from there."""
+        for each in alertmanagers:
+            _check_url(each.url, "Alertmanager URL")
+        single = {each.url.rstrip("/").removesuffix(PATH): each for each in alertmanagers}.values()
+        return [known.pop(key) if (key := astuple(each)) in known else _Configured(each, self._deliver)
+                for each in single]
 
     async def __aenter__(self) -> "Notifier":
         self._session = new_session()
@@ -108,6 +116,22 @@ class Notifier:
         deliveries = self._deliveries()
         names, outboxes = tuple(each.name for each in deliveries), [each.outbox for each in deliveries]
         return lambda alert: _shared(names, tuple([outbox.heard(alert) for outbox in outboxes]))
+
+    def change(self, alertmanagers: Sequence[Alertmanager], external_labels: Mapping[str, str]) -> None:
+        """Tell these from now on, with these labels: after a reload.
+
+        One that is configured as before keeps what waits for it; one that is no more gets it within LEAVING_SECONDS or
+        never. A new one is told with the next `offer`. Raises SidecarError; then nothing has changed.
+        """
+        left: dict[object, _Configured] = {each.key: each for each in self._configured}
+        before, self._configured = self._configured, self._made(alertmanagers, left)
+        self._external_labels = external_labels
+        for each in self._configured:
+            if each not in before:
+                each.restore([(alert, {}) for alert in self._noted[0]], self._noted[1])  # no ends of before
+                each.start(self._tasks, self._session)
+        for each in left.values():
+            self._tasks.create_task(each.leave(LEAVING_SECONDS))
 
     def offer(self, alerts: Iterable[Alert], now: float) -> None:
         """Take note of the rules' alerts as they are after an evaluation at Unix time `now`; never waits.
@@ -154,6 +178,7 @@ class _Configured:
 
     def __init__(self, alertmanager: Alertmanager, deliver: Callable[[Post], "_Delivery"]) -> None:
         access = _access(alertmanager)
+        self.key: object = astuple(alertmanager)
         self._new: Callable[[str], _Delivery] = lambda address: deliver(Post(alertmanager, access, address))
         self._host = urlsplit(alertmanager.url).hostname or ""
         self.deliveries: dict[str, _Delivery] = {"": self._new("")}
@@ -182,6 +207,17 @@ class _Configured:
             self._known = known  # its addresses are found out later
         for delivery in self.deliveries.values():
             delivery.restore(known, now)
+
+    async def leave(self, seconds: float) -> None:
+        """Deliver what waits, for so long at most, then end."""
+        try:
+            async with asyncio.timeout(seconds):
+                for delivery in list(self.deliveries.values()):
+                    await delivery.emptied.wait()
+        except TimeoutError:
+            log.warning("alerts given up: their Alertmanager is not configured any more", extra={
+                "host": self._host, "alerts": sum(len(each.outbox) for each in self.deliveries.values())})
+        self.end()
 
     async def _follow(self, run: Callable[["_Delivery"], asyncio.Task[None]]) -> None:
         from sidecar.notify.names import addresses  # most are given by their address

@@ -140,6 +140,12 @@ class Agents:
             self.forget(target)
         await self._tasks.__aexit__(kind, error, trace)
 
+    def change(self, reaches: Mapping[str, Reach]) -> None:
+        """Reach the agents of these targets, and as it says here; those that are reached in the same way go on."""
+        for target in [target for target, reach in self._reaches.items() if reaches.get(target) != reach]:
+            self.forget(target)
+        self._reaches = reaches
+
     def forget(self, target: str) -> None:
         """The target's process has ended."""
         self._modes.pop(target, None)

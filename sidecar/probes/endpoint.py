@@ -72,8 +72,9 @@ class Endpoints:
                  timer: Callable[[], float] = monotonic) -> None:
         self._pollers = {name: _Poller(name, endpoint, timer) for name, endpoint in asked.items()}
         self._sleep = sleep
+        self._timer = timer
         self._tasks = asyncio.TaskGroup()
-        self._running: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> "Endpoints":
         self._session = aiohttp.ClientSession(
@@ -81,19 +82,31 @@ class Endpoints:
             connector=aiohttp.TCPConnector(force_close=True, limit=0), cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False, headers=HEADERS)
         await self._tasks.__aenter__()
-        self._running = [self._tasks.create_task(poller.run(self._session, self._sleep))
-                         for poller in self._pollers.values()]
+        for name in self._pollers:
+            self._start(name)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._running:
+        for task in self._running.values():
             task.cancel()
         try:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
             await self._session.close()
+
+    def change(self, asked: Mapping[str, Endpoint]) -> None:
+        """Ask these from now on. Those that were asked already, and in the same way, go on."""
+        for name in [name for name, poller in self._pollers.items() if asked.get(name) != poller.endpoint]:
+            del self._pollers[name]
+            self._running.pop(name).cancel()
+        for name in asked.keys() - self._pollers.keys():
+            self._pollers[name] = _Poller(name, asked[name], self._timer)
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        self._running[name] = self._tasks.create_task(self._pollers[name].run(self._session, self._sleep))
 
     def read(self, target: str, series: SeriesOf, at: float, since: float = -inf) -> EndpointReading | None:
         """What the target's endpoint told last, as samples at Unix time `at`; None for a target without one.
@@ -109,7 +122,7 @@ class _Poller:
 
     def __init__(self, target: str, endpoint: Endpoint, timer: Callable[[], float]) -> None:
         self._target = target
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._timer = timer
         self._stale_seconds = max(3 * endpoint.every_seconds, endpoint.timeout_seconds + endpoint.every_seconds)
         self._figures: Figures | None = None
@@ -127,16 +140,16 @@ class _Poller:
             trouble = await self._poll(session)
             self._seconds = self._timer() - begun
             self._tell(*trouble)
-            await sleep(max(0.0, self._endpoint.every_seconds - self._seconds))
+            await sleep(max(0.0, self.endpoint.every_seconds - self._seconds))
 
     async def _poll(self, session: aiohttp.ClientSession) -> tuple[str, str]:
         """Ask once. Returns (reason, what happened) of what went wrong, or empty texts."""
         begun = self._timer()
         try:
-            async with asyncio.timeout(self._endpoint.timeout_seconds):
-                figures = await _ask(session, self._endpoint)
+            async with asyncio.timeout(self.endpoint.timeout_seconds):
+                figures = await _ask(session, self.endpoint)
         except TimeoutError:
-            reason, what = "timeout", f"no whole answer within {self._endpoint.timeout_seconds:g} s"
+            reason, what = "timeout", f"no whole answer within {self.endpoint.timeout_seconds:g} s"
         except ProbeFailed as error:
             reason, what = error.reason, str(error)
         except OSError as error:
@@ -148,8 +161,8 @@ class _Poller:
             reason, what = "protocol", f"what came was no answer in HTTP ({type(error).__name__})"
         else:
             self._figures, self._told_at, self._up = self._bounded(figures), begun, True
-            missing = self._endpoint.used and figures.used_bytes is None
-            return ("used", f"no single usable number at {self._endpoint.used!r}") if missing else ("", "")
+            missing = self.endpoint.used and figures.used_bytes is None
+            return ("used", f"no single usable number at {self.endpoint.used!r}") if missing else ("", "")
         self._up = False
         self._errors[reason] += 1
         return reason, what
@@ -187,7 +200,7 @@ class _Poller:
         samples += [make(figures.metric, value, at, *labels) for labels, value in figures.values.items()]
         if figures.state is not None:
             samples += [make(STATUS.name, float(figures.state == state), at, "status", state)
-                        for state in (*self._endpoint.states, OTHER)]
+                        for state in (*self.endpoint.states, OTHER)]
         return EndpointReading(samples, figures.used_bytes, self._up, at - age, figures.instance_id, self._missing)
 
 

@@ -165,6 +165,14 @@ class Sampler:
             found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
         return found
 
+    def change(self, scopes: Mapping[str, Scope]) -> None:
+        """Read these targets from now on. Those that were read, and of which as much is seen, go on."""
+        for name in [name for name, scope in self._scopes.items() if scopes.get(name) != scope]:
+            self._detach(name)
+            if gone := self._gone.pop(name, None):
+                gone.close()
+        self._scopes = scopes
+
     def note_end(self, name: str) -> None:
         """A target has just ended: take in what its cgroup counts, which a container's engine removes very soon."""
         attached = self._attached.get(name)

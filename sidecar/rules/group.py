@@ -164,6 +164,12 @@ class Group:
         for rule in self.rules:
             if before := left.get(_identity(rule)):
                 _take_over(rule, before.pop(0))
+        self.evaluations, self.failures, self.iterations, self.missed = (
+            old.evaluations, old.failures, old.iterations, old.missed)
+        self.last_evaluation, self.last_samples = old.last_evaluation, old.last_samples
+        self.last_duration_seconds = old.last_duration_seconds
+        if self.interval_seconds == old.interval_seconds and (self.file, self.name) == (old.file, old.name):
+            self._next_slot_ms = old._next_slot_ms
         self._orphans = old._orphans | {labels for rules in left.values() for rule in rules for labels in rule.written}
         self._orphans -= {labels for rule in self.rules for labels in rule.written}
 

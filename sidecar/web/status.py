@@ -58,7 +58,8 @@ async def runtimeinfo(request: web.Request, queries: Queries) -> Response:
     started = rfc3339(about.started_at)
     return success({
         "startTime": started, "CWD": "", "hostname": about.labels.get("instance", ""), "serverTime": rfc3339(now),
-        "reloadConfigSuccess": True, "lastConfigTime": started, "corruptionCount": 0,
+        "reloadConfigSuccess": about.reloaded,
+        "lastConfigTime": rfc3339(about.configured_at or about.started_at), "corruptionCount": 0,
         "goroutineCount": len(asyncio.all_tasks()), "GOMAXPROCS": os.cpu_count() or 1, "GOMEMLIMIT": 0, "GOGC": "",
         "GODEBUG": "", "storageRetention": format_duration(KEEP_SECONDS)})
 

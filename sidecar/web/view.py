@@ -84,7 +84,8 @@ class About:
     """What the sidecar tells of itself. It was started at `started_at` (Unix time) and is found at `url`.
 
     `labels` are job and instance, as a scrape would add them; `external_labels` go with every alert. `settings` gives
-    the configuration in force as (key, text), keys like `targets[0].name`, without secrets.
+    the configuration in force as (key, text), keys like `targets[0].name`, without secrets; it is so since
+    `configured_at` (Unix time), and `reloaded` says whether the last one that was read was taken.
     """
 
     started_at: float
@@ -93,16 +94,19 @@ class About:
     external_labels: Mapping[str, str]
     interval_seconds: float
     settings: Callable[[], Iterable[tuple[str, str]]]
+    configured_at: float = 0.0
+    reloaded: bool = True
 
 
 class View:
     """Holds the snapshot that is shown now. Lives as long as the server; its one writer is the tick.
 
     `sources` and `about` are None until there is anything to ask, `hands` until there is anybody who could carry out an
-    order.
+    order. `reload` has the configuration read again, and gives what is wrong with it, "" if it is in force.
     """
 
     about: About | None = None
+    reload: Callable[[], Awaitable[str]] | None = None
 
     def __init__(self, snapshot: Snapshot | None = None, sources: Sources | None = None,
                  hands: Hands | None = None) -> None:

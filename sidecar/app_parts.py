@@ -1,0 +1,100 @@
+"""From settings and rules to what each stage takes of them: the same at the start and at every reload."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sidecar.config import Settings
+from sidecar.config_settings import Target
+from sidecar.discovery.match import ByPid, ByUrl
+from sidecar.discovery.roster import Wanted
+from sidecar.errors import SidecarError
+from sidecar.model import Cleanup, Labels
+from sidecar.pipeline import Plan
+from sidecar.probes.agent import Reach
+from sidecar.probes.endpoint_figures import Endpoint
+from sidecar.probes.sampler import Scope
+from sidecar.procfs import identify
+from sidecar.promql.features import Features
+from sidecar.promql.tree import lookback, metric_names
+from sidecar.rules.group import Group
+from sidecar.rules.load import load, shipped
+from sidecar.rules.spec import GroupSpec
+
+CLEANUPS: tuple[Cleanup, ...] = ("light", "standard", "aggressive")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the stages take, by the target's name where it is of targets.
+
+    `needs`: metric → how many seconds back the rules look at it. `courier`: something is configured that one carries.
+    """
+
+    settings: Settings
+    specs: Sequence[GroupSpec]
+    base: Labels
+    wanted: Sequence[Wanted]
+    plans: Mapping[str, Plan]
+    scopes: Mapping[str, Scope]
+    reaches: Mapping[str, Reach]
+    endpoints: Mapping[str, Endpoint]
+    needs: Mapping[str, float]
+    courier: bool
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Those of the targets, in their order."""
+        return [each.name for each in self.wanted]
+
+    def groups(self, url: str) -> list[Group]:
+        """The rules, new and without state; their alerts lead to `url`."""
+        settings = self.settings
+        return [Group(spec, default_interval_seconds=settings.evaluation_interval_seconds,
+                      external_labels=settings.external_labels, external_url=url) for spec in self.specs]
+
+
+def parts_of(settings: Settings) -> Parts:
+    """Read the rules, and take apart what is configured. Raises RuleError with every mistake in every file."""
+    features = Features.of(settings.features)
+    specs = load(settings.rules if settings.rules is not None else shipped(),
+                 experimental=features.experimental_functions)
+    base = Labels({"job": settings.job, "instance": settings.instance})
+    targets = {str(target.name): target for target in settings.targets}
+    plans = {name: _plan(settings, target) for name, target in targets.items()}
+    return Parts(
+        settings, specs, base,
+        wanted=[Wanted(name, base.merged({"target": name}), target.match) for name, target in targets.items()],
+        plans=plans,
+        scopes={name: Scope(not isinstance(each.match, ByUrl), each.children) for name, each in targets.items()},
+        reaches={name: Reach(each.agent.directory, each.agent.every_seconds) for name, each in targets.items()},
+        endpoints={name: asked for name, target in targets.items() if (asked := target.asked())},
+        needs=_needs(specs),
+        courier=any(channel.kind in ("http", "exec") for plan in plans.values()
+                    for channels in plan.channels.values() for channel in channels))
+
+
+def check_pids(targets: Sequence[Target]) -> None:
+    """Raise SidecarError if a target is given by a pid that does not exist: nothing would ever come there."""
+    for target in targets:
+        if isinstance(target.match, ByPid):
+            try:
+                identify(target.match.pid)
+            except (OSError, ValueError):
+                raise SidecarError(
+                    f"target {target.name}: there is no process with pid {target.match.pid}",
+                    help="`ps -e` shows those there are. A program that may restart is better named by its command "
+                         "line (--match REGEX) or a pidfile: those are waited for.") from None
+
+
+def _plan(settings: Settings, target: Target) -> Plan:
+    return Plan(target.memory, settings.mode(target), {cleanup: target.channels(cleanup) for cleanup in CLEANUPS},
+                target.children, settings.waits_for_agent(target))
+
+
+def _needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for spec in specs:
+        for rule in spec.rules:
+            for name in metric_names(rule.expr):
+                found[name] = max(found.get(name, 0.0), lookback(rule.expr) + spec.query_offset_seconds)
+    return found
