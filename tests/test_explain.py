@@ -186,14 +186,17 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     labels = {"cleanup": "aggressive", "level": "main"}
 
     def shown(query: str = MAIN, *, acts: bool = True, **more: Any) -> str:
-        explained = explain(rule(query, **{"labels": labels, **more}), asking(bench), NOW, acts=acts)
+        explained = explain(rule(query, **{"labels": labels, **more}), asking(bench), NOW, acts=acts,
+                            parked={"other": "never_helps", "rag": "budget_spent"})
         return " ".join(as_text(explained, None, Screen(200)).split())
 
     at_once = shown()
     assert "so it is decided in advance: the guard acts at the crossing" in at_once
     assert "line other: 1000 MiB, rag: 1000 MiB" in at_once
     assert "held back other: cooldown: the last cleanup was too short a time ago." in at_once
-    assert "ago. of_a_newer_version. parked: nothing more is tried until" in at_once
+    assert "ago. of_a_newer_version. never_helps: the cleanups that are allowed did not help" in at_once
+    assert "in a row. parked: nothing more is tried until" in at_once
+    assert "budget_spent" not in at_once
     assert "not in advance: it has a for, so a crossing alone does not decide it" in shown(for_seconds=10.0)
     once = shown(f"{USED} > 1 and {USED} > 2")
     assert "once each time the alert fires, while its condition is true: its expression is no single comparison" in once

@@ -103,6 +103,20 @@ def test_pause_withdraws_what_the_guard_would_do_by_itself(world: World) -> None
     assert [asked.cleanup for asked in world.asked][:1] == ["aggressive"]
 
 
+def test_crossed_line_whose_cleanup_did_not_help_is_told_as_crossed(world: World) -> None:
+    """While the guard rests after a cleanup in vain, people read that the line is crossed and what is waited for."""
+    world.program.shares["aggressive"] = 0.0
+    world.program.used = 1500.0 * MIB
+    world.wait(10.0)
+    (decision,) = world.desk.view.snapshot.decisions
+    tried = len(world.asked)
+    world.wait(2.0)
+
+    assert (decision["reason"], tried, len(world.asked)) == ("standing_order", 1, 1)
+    assert decision["message"].startswith("The line is crossed: ")
+    assert "when the rest after the last one is over" in decision["message"]
+
+
 def test_pause_for_a_while_ends_by_itself(world: World) -> None:
     """A pause with an end holds until then and no longer."""
     by_hand(world).pause(["rag"], 20.0, world.now)

@@ -54,7 +54,8 @@ class Reason(StrEnum):
 
 SENTENCES: Mapping[Reason, str] = MappingProxyType({
     Reason.ACT: "A cleanup was asked for.",
-    Reason.STANDING: "The guard asks for a cleanup by itself as soon as the line is crossed and its rest is over.",
+    Reason.STANDING: "The line is crossed: the guard asks for a cleanup by itself, at once or when the rest after "
+                     "the last one is over.",
     Reason.BELOW: "No alert asks for a cleanup.",
     Reason.PENDING: "Used bytes are over a line, but not yet for as long as the alert wants.",
     Reason.OBSERVE: "The mode is observe: nothing is done.",

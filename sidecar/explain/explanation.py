@@ -20,7 +20,8 @@ class Explanation:
     """What was found. `at` is the moment of the rule's last evaluation, or now if there was none.
 
     `tree` is None where the expression cannot be read here, for `unreadable`. `lines` are target → line in bytes;
-    `held` is target → why nothing is done although the condition is true, and `parked` the targets with no way left.
+    `held` is target → why nothing is done although the condition is true, and `parked` the targets with no way left,
+    each with the reason, empty where it is not known.
     `acts` is whether a sidecar was asked: a Prometheus does nothing about a cleanup.
     """
 
@@ -32,14 +33,15 @@ class Explanation:
     cleanup: gate.Wanted | None = None
     lines: Mapping[str, float] = field(default_factory=dict)
     held: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    parked: frozenset[str] = frozenset()
+    parked: Mapping[str, str] = field(default_factory=dict)
     acts: bool = False
 
 
-def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, acts: bool = False) -> Explanation:
+def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, acts: bool = False,
+            parked: Mapping[str, str] | None = None) -> Explanation:
     """Ask about a rule and all parts of its expression, at the moment of its last evaluation.
 
-    What is done about it is asked for `now`: that is decided after the evaluation.
+    What is done about it is asked for `now`: that is decided after the evaluation. `parked` is target → why it is.
     """
     at = now if rule.evaluated_at is None else rule.evaluated_at
     try:
@@ -57,8 +59,9 @@ def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, 
     lines = gate.lines(_points(ask(str(wanted.line), at))) if wanted.line is not None else {}
     true = targets(tree.points)
     held = {name: why for name, why in _reasons(ask(gate.HELD, now)).items() if name in true} if acts else {}
-    parked = frozenset(targets(_points(ask(gate.PARKED, now)))) if acts else frozenset()
-    return Explanation(rule, at, tree, found, "", wanted, lines, held, parked, acts)
+    names = targets(_points(ask(gate.PARKED, now))) if acts else ()
+    return Explanation(rule, at, tree, found, "", wanted, lines, held,
+                       {name: (parked or {}).get(name, "") for name in names}, acts)
 
 
 def _points(answer: Answer) -> list[Point]:

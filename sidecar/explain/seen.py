@@ -52,6 +52,15 @@ def rules(data: Any) -> list[SeenRule]:
         raise _odd("/api/v1/rules", error) from None
 
 
+def parked(data: Any) -> Mapping[str, str]:
+    """Target → why nothing more is tried, of the `data` of /api/v1/actions. SidecarError if it is none."""
+    try:
+        return {str(row["target"]): str(row["parked"]) for row in data["incidents"]
+                if row["parked"] and row["ended_at"] is None}
+    except (KeyError, TypeError) as error:
+        raise _odd("/api/v1/actions", error) from None
+
+
 def result(data: Any) -> Result:
     """The value of the `data` of /api/v1/query. SidecarError for anything but a number, a string or a vector."""
     try:

@@ -111,8 +111,8 @@ def _timers(explained: Explanation, screen: Screen) -> Iterator[str]:
         yield from _row("line", ", ".join(shown[:SHOWN]) + more, screen)
     if not explained.acts:
         yield from _row("", "A Prometheus was asked, which only tells. A sidecar with this rule cleans up.", screen)
-    for name in sorted(explained.held.keys() | explained.parked):  # of rules whose condition is true now
-        parked = ["parked"] if name in explained.parked else []
+    for name in sorted(explained.held.keys() | explained.parked.keys()):  # of rules whose condition is true now
+        parked = [each for each in (explained.parked[name], "parked") if each] if name in explained.parked else []
         reasons = dict.fromkeys([*explained.held.get(name, ()), *parked])
         yield from _row("held back", f"{name}: {' '.join(map(_reason, reasons))}", screen)
 
