@@ -39,6 +39,8 @@ from machine import describe, merge  # noqa: E402
 
 KINDS = {"next to nothing": NOTHING, "an answer": ANSWER}
 LAYOUTS, FEW, MANY = 4, {NOTHING: 100, ANSWER: 20}, {NOTHING: 500, ANSWER: 80}
+TRACED = 10
+"""Times as many requests where only system calls are counted: it is quicker, and a single call weighs more."""
 TIME_SECONDS, APPS, RESAMPLES = 200.0, 6, 1000
 REQUESTS, WARMING = {NOTHING: 60, ANSWER: 8}, {NOTHING: 30, ANSWER: 3}
 SETTLED_SECONDS, IDLE_SECONDS, NOBODY = 30.0, 60.0, 65534
@@ -74,14 +76,14 @@ def app_life(folder: Path, words: Sequence[str], below: Sequence[str], path: byt
 Count = Callable[[Path, Sequence[str], bytes, int], int]
 
 
-def each(count: Count, words: Sequence[str], path: bytes, layouts: int) -> list[float]:
+def each(count: Count, words: Sequence[str], path: bytes, layouts: int, times: int) -> list[float]:
     """For each request, in each layout."""
 
     def life(layout: int, requests: int) -> int:
         with tempfile.TemporaryDirectory() as name:
             return count(Path(name), (*words, f"layout={layout}"), path, requests)
 
-    few, many = FEW[path], MANY[path]
+    few, many = times * FEW[path], times * MANY[path]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         lives = [(pool.submit(life, layout, few), pool.submit(life, layout, many)) for layout in range(layouts)]
         return [(most.result() - least.result()) / (many - few) for least, most in lives]
@@ -98,16 +100,16 @@ def beside(without: Sequence[float], added: Sequence[float]) -> dict[str, object
 def counts(_folder: Path, _seconds: float) -> dict[str, object]:
     """For each request of a kind, with and without an agent; system calls are the same in each layout."""
     result: dict[str, object] = {}
-    for tool, count, layouts in (("valgrind", instructions, LAYOUTS), ("strace", system_calls, 1)):
+    for tool, count, *often in (("valgrind", instructions, LAYOUTS, 1), ("strace", system_calls, 1, TRACED)):
         if shutil.which(tool) is None:
             result[count.__name__] = f"not measured: {tool} is not installed"
             continue
         found: dict[str, object] = {}
         for kind, path in KINDS.items():
-            two = each(count, TWO, path, layouts)
-            found[kind] = beside(two, each(count, GUEST, path, layouts))
+            two = each(count, TWO, path, *often)
+            found[kind] = beside(two, each(count, GUEST, path, *often))
             if path == NOTHING:
-                found["any second thread"] = beside(each(count, ONE, path, layouts), two)
+                found["any second thread"] = beside(each(count, ONE, path, *often), two)
         result[count.__name__] = found
     return result
 
