@@ -229,6 +229,7 @@ def main(arguments: list[str]) -> int:
     """`rag-sidecar run …`: what stands after `--` is the program to start and guard; the desk reads the rest."""
     keep_standard_files_open()
     children.allow_many_files()
+    children.go_first()
     command: list[str] = []
     if "--" in arguments:
         at = arguments.index("--")
