@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sidecar.cli_http import KNOWN, NOBODY, Pass, untrusted
 from sidecar.errors import SidecarError
 from sidecar.explain.seen import printable
 
@@ -56,11 +58,12 @@ class _OverSocket(urllib.request.HTTPHandler):
 class Api:
     """One server, at an http URL or (`unix:PATH`) behind a sidecar's control socket, where the same pages are served.
 
-    `is_sidecar` says whether the last answer came from a rag-sidecar.
+    `known` lets in. `is_sidecar` says whether the last answer came from a rag-sidecar.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, known: Pass = NOBODY) -> None:
         self.is_sidecar = False
+        self._header = known.header
         if url.startswith(UNIX) and url != UNIX:
             self.url, self._base = url, "http://localhost"
             over = _OverSocket(Path(url.removeprefix(UNIX)))
@@ -76,7 +79,8 @@ class Api:
                                help=f"write it like {EXAMPLE_URL}, or unix:PATH for a sidecar's control socket")
         self.url = self._base = url.rstrip("/")
         proxies = {} if _is_here(parts.hostname or "") else urllib.request.getproxies()
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+        tls = urllib.request.HTTPSHandler(context=known.context)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), tls)
 
     def get(self, path: str, **parameters: str) -> Said:
         """GET. Raises SidecarError where nobody answers as the API does, Refused where the answer is an error."""
@@ -92,6 +96,8 @@ class Api:
             raise _placed(error, expr) or error from None
 
     def _ask(self, request: urllib.request.Request) -> Said:
+        if self._header:
+            request.add_unredirected_header("Authorization", self._header)
         try:
             with self._opener.open(request, timeout=SECONDS) as answer:
                 self.is_sidecar = answer.headers.get("Server") == "rag-sidecar"
@@ -119,10 +125,12 @@ class Api:
             shown = printable(body[:80].decode("utf-8", "replace").strip())
             raise SidecarError(f"{self.url} answers, but not as a rag-sidecar or a Prometheus does: {status} {shown!r}",
                                help=f"is it the right port? {_START}") from None
-        help = "ask again in a moment" if status == 503 else ""
+        help = {503: "ask again in a moment", 401: f"{KNOWN} holds a user and a password, or a token"}.get(status, "")
         raise Refused(f"{self.url} refused ({kind}): {error}", status, kind, help=help)
 
     def _silent(self, reason: object) -> SidecarError:
+        if isinstance(reason, ssl.SSLError):
+            return untrusted(self.url, reason)
         if isinstance(reason, ConnectionRefusedError):
             return SidecarError(f"cannot ask {self.url}: nothing listens there", help=_START)
         if isinstance(reason, TimeoutError):

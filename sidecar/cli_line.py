@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from sidecar.cli_http import NOBODY, Pass, add_flag, read_pass, untrusted
 from sidecar.config import default_storage, environment
 from sidecar.errors import SidecarError
 
@@ -35,15 +37,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--url", metavar="URL", help="unix:PATH, its control socket; or, with --token-file, where its "
                        "web server is")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="holds the token of its web.token_file")
+    add_flag(parser)
     parser.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
 
 
 class Way(NamedTuple):
-    """How a sidecar is asked: the path of its control socket, or the URL of its web server and the token."""
+    """How a sidecar is asked: the path of its control socket, or the URL of its web server and what lets in there."""
 
     path: Path | None
     url: str = ""
-    token: str = ""
+    known: Pass = NOBODY
 
     @property
     def name(self) -> str:
@@ -58,15 +61,16 @@ class Way(NamedTuple):
             if token_file is not None:
                 raise SidecarError("a token is for a sidecar's web server", help="say where it is: --url http://HOST:PORT")
             return cls(socket_path(url, arguments.storage_path))
+        known = read_pass(arguments.http_config)
         if token_file is None:
-            if reads:
-                return cls(None, url.rstrip("/"))
+            if reads or known.header.startswith("Bearer "):
+                return cls(None, url.rstrip("/"), known)
             raise SidecarError(f"{url} changes nothing without a token",
                                help="--token-file FILE, or --url unix:PATH on the machine where the sidecar runs")
         from sidecar.config_secrets import read_token
 
         try:
-            return cls(None, url.rstrip("/"), read_token(token_file))
+            return cls(None, url.rstrip("/"), Pass(f"Bearer {read_token(token_file)}", known.context))
         except ValueError as error:
             raise SidecarError(f"--token-file: {error}") from None
 
@@ -81,7 +85,7 @@ class Way(NamedTuple):
         if self.path is not None:
             line: HTTPConnection = Line(self.path)
         else:
-            headers |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
+            headers |= {"Authorization": self.known.header} if self.known.header else {}
             line, path = self._over_tcp(path)
         try:
             line.request(method, path, None if body is None else json.dumps(body), headers)
@@ -100,14 +104,17 @@ class Way(NamedTuple):
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
             raise SidecarError(f"{self.url!r} is no address of a server: {error}") from None
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        return kind(host, port, timeout=SECONDS), parts.path + path
+        line = (HTTPSConnection(host, port, timeout=SECONDS, context=self.known.context) if parts.scheme == "https"
+                else HTTPConnection(host, port, timeout=SECONDS))
+        return line, parts.path + path
 
     def _trouble(self, error: Exception) -> SidecarError:
         """What is wrong where this came up while it was asked."""
         if isinstance(error, TimeoutError):
             return SidecarError(f"the sidecar at {self.name} has said nothing for {SECONDS:g} s",
                                 help="is it stopped? `rag-sidecar doctor` looks at this machine")
+        if isinstance(error, ssl.SSLError):
+            return untrusted(self.name, error)
         if isinstance(error, ConnectionRefusedError | socket.gaierror):
             return SidecarError(f"cannot reach {self.name}: {error.strerror}", help="does a sidecar run there?")
         return SidecarError(f"what listens at {self.name} does not answer as a rag-sidecar does: {error!r}", help=START)

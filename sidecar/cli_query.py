@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sidecar.cli_http import add_flag, read_pass
 from sidecar.errors import QueryError, SidecarError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def add(commands: "Commands") -> None:
     for command in (query, explain):
         command.add_argument("--url", default=DEFAULT_URL, metavar="URL", help="whom to ask: a server, or unix:PATH, "
                              f"a sidecar's control socket; default {DEFAULT_URL}")
+        add_flag(command)
         command.add_argument("-o", dest="output", choices=("text", "json"), default="text", help="form of the output")
 
 
@@ -75,7 +77,7 @@ def _query(arguments: argparse.Namespace) -> int:
     from sidecar.cli_terminal import terminal
     from sidecar.explain.units import unit_of
 
-    api, path, parameters = Api(arguments.url), *_asked(arguments)
+    api, path, parameters = Api(arguments.url, read_pass(arguments.http_config)), *_asked(arguments)
     said = api.query(path, arguments.expr, **parameters)
     expr = _parsed(arguments.expr)
     if arguments.output == "json":
@@ -188,7 +190,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     from sidecar.explain.record import as_record
     from sidecar.explain.text import Screen, as_text
 
-    api = Api(arguments.url)
+    api = Api(arguments.url, read_pass(arguments.http_config))
     rules = seen.rules(api.get("/api/v1/rules", type="alert").data)
     chosen = [rule for rule in rules if rule.name == arguments.alert]
     if not chosen:

@@ -41,7 +41,7 @@ from sidecar.config_values import (
     target_name,
     truth,
 )
-from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader
+from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader, read_file
 from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
 from sidecar.notify.options import RootUrl
@@ -67,7 +67,7 @@ def load(file: Path | None, env: Mapping[str, str], overrides: Overrides) -> Set
     folder = file.absolute().parent if file else Path()
     reader = Reader(str(file or "command line"), _scalars(folder))
     problems = reader.problems
-    document = _document(file, reader)
+    document = Document() if file is None else read_file(reader, file, Document())
     rules = _rules(document, folder, reader.note)
     for where, what in mistakes(document):
         reader.note(where, what)
@@ -168,22 +168,6 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
         ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),
         ByUrl: lambda text: ByUrl(http_url(text)),
     }
-
-
-def _document(file: Path | None, reader: Reader) -> Document:
-    if file is None:
-        return Document()
-    try:
-        with open(file, "rb") as opened:
-            text = opened.read(4 * MAX_TEXT_CHARACTERS + 1).decode("utf-8-sig")
-    except OSError as error:
-        reader.note("", f"cannot be read: {error.strerror}")
-        return Document()
-    except UnicodeDecodeError as error:
-        reader.note("", f"is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}")
-        return Document()
-    found: Document = reader.read(text, Document())
-    return found
 
 
 def _watched(file: Path | None, document: Document) -> tuple[str, ...]:

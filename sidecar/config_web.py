@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar.config_values import choice, path, truth
-from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader
+from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader, read_file
 from sidecar.web.protection import Protection
 from sidecar.web.terms import CIPHERS, Cipher, Terms, TlsSection, WebConfigError, WebDocument
 
@@ -31,7 +31,7 @@ def read(file: Path) -> Terms:
         str: str, bool: truth, Path: lambda text: folder / path(text),
         Cipher: lambda text: choice(text, tuple(CIPHERS))}
     reader = Reader(str(file), scalars)
-    document = _document(file, reader)
+    document: WebDocument = read_file(reader, file, WebDocument())
     section, http = document.tls_server_config, document.http_server_config
     for where, what in (*_tls_mistakes(section), *_header_mistakes(http.headers)):
         reader.note(where, what)
@@ -46,20 +46,6 @@ def read(file: Path) -> Terms:
         reader.problems.sort(key=lambda problem: (problem.line or MAX_TEXT_CHARACTERS, problem.column))
         raise WebConfigError(reader.problems, files, help=HELP)
     return Terms(context, http.headers, users, files)
-
-
-def _document(file: Path, reader: Reader) -> WebDocument:
-    try:
-        with open(file, "rb") as opened:
-            text = opened.read(4 * MAX_TEXT_CHARACTERS + 1).decode("utf-8-sig")
-    except OSError as error:
-        reader.note("", f"cannot be read: {error.strerror}")
-        return WebDocument()
-    except UnicodeDecodeError as error:
-        reader.note("", f"is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}")
-        return WebDocument()
-    found: WebDocument = reader.read(text, WebDocument())
-    return found
 
 
 def _tls_mistakes(section: TlsSection) -> Iterator[tuple[str, str]]:

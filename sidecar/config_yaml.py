@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -208,6 +209,20 @@ class Reader:
             return self._no_mapping(node, where)
         found = {key: self._value(value, str, _join(where, key)) for key, _, value in self._entries(node, where)}
         return {key: value for key, value in found.items() if value is not INVALID}
+
+
+def read_file(reader: Reader, file: Path, default: Any) -> Any:
+    """What stands in `file`, laid over `default`; `default` itself where the file is beyond reading."""
+    try:
+        with open(file, "rb") as opened:
+            text = opened.read(4 * MAX_TEXT_CHARACTERS + 1).decode("utf-8-sig")
+    except OSError as error:
+        reader.note("", f"cannot be read: {error.strerror}")
+        return default
+    except UnicodeDecodeError as error:
+        reader.note("", f"is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}")
+        return default
+    return reader.read(text, default)
 
 
 def _place(node: yaml.Node) -> Place:

@@ -518,32 +518,95 @@ def test_a_handshake_ends_in_time(folder: Path, monkeypatch: pytest.MonkeyPatch)
         assert server.ask().status == 200
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_a_prometheus_scrapes_a_sidecar_behind_tls_and_a_password(version: int, folder: Path, tmp_path: Path) -> None:
-    """A whole sidecar with certificates, a password and a token: scraped, asked by curl, and ordered over TLS."""
-    program = newer_prometheus.needed() if version == 3 else servers.prometheus()
-    port = free_port()
+@contextmanager
+def whole(folder: Path, tmp_path: Path) -> Iterator[str]:
+    """A whole sidecar that asks for a client's certificate and a password, and has a token; its URL."""
     (folder / "web.yml").write_text(f"tls_server_config: {{{CLIENTS}}}\n" + USERS)
-    (folder / "password").write_text("s3cret")
-    scrape = {"job_name": "rag", "scrape_interval": "1s", "scheme": "https",
-              "basic_auth": {"username": "prom", "password_file": str(folder / "password")},
-              "tls_config": {f"{key}_file": str(folder / file) for key, file in (
-                  ("ca", "ca.pem"), ("cert", "client.pem"), ("key", "client.key"))},
-              "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
-    settings = config(port, tmp_path / "state", [{"name": "rag", "match": {"pid": os.getpid()}}],
-                      web={"listen": f"127.0.0.1:{port}", "config_file": "web/web.yml"}, actions={"mode": "observe"})
+    for name, content in (("token", TOKEN), ("password", "s3cret")):
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o600)
+    port = free_port()
+    web = {"listen": f"127.0.0.1:{port}", "config_file": "web/web.yml", "token_file": "web/token"}
+    settings = config(port, tmp_path / "state", [{"name": "rag", "match": {"pid": os.getpid()}}], web=web,
+                      actions={"mode": "observe"})
     with running_sidecar(tmp_path, file=settings, port=port, ready=False) as sidecar:
         wait_until(lambda: sidecar.process.poll() is not None or sidecar.said("watching"), 30, "the sidecar to watch")
-        assert sidecar.said("watching")[0]["url"] == f"https://127.0.0.1:{port}"
+        assert sidecar.said("watching"), sidecar.log.read_text()
+        yield str(sidecar.said("watching")[0]["url"])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_prometheus_scrapes_a_sidecar_behind_tls_and_a_password(version: int, folder: Path, tmp_path: Path) -> None:
+    """Prometheus gets in with the certificate and the password of its scrape config."""
+    program = newer_prometheus.needed() if version == 3 else servers.prometheus()
+    files = {"ca_file": "ca.pem", "cert_file": "client.pem", "key_file": "client.key"}
+    with whole(folder, tmp_path) as url:
+        scheme, _, address = url.partition("://")
+        scrape = {"job_name": "rag", "scrape_interval": "1s", "scheme": scheme,
+                  "basic_auth": {"username": "prom", "password_file": str(folder / "password")},
+                  "tls_config": {key: str(folder / file) for key, file in files.items()},
+                  "static_configs": [{"targets": [address]}]}
         with servers.running_prometheus(json.dumps({"scrape_configs": [scrape]}), tmp_path, program=program) as other:
             wait_until(lambda: [row["value"][1] for row in other.query("rag_target_up")["result"]] == ["1"], 30,
                        "Prometheus to have scraped it")
-        known = ["--cacert", str(folder / "ca.pem"), "--cert", str(folder / "client.pem"), "--key",
-                 str(folder / "client.key")]
-        if not shutil.which("curl"):
-            pytest.skip("takes curl")
-        for more, status in (([], "401"), (["-u", "prom:wrong"], "401"), (["-u", "prom:s3cret"], "200")):
-            done = subprocess.run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *known, *more,
-                                   f"https://127.0.0.1:{port}/metrics"], capture_output=True, text=True, timeout=30,
-                                  check=False)
-            assert done.stdout == status
+
+
+@pytest.mark.parametrize(("who", "status"), [("", "401"), ("prom:wrong", "401"), ("prom:s3cret", "200")])
+def test_curl_gets_in_with_a_password(who: str, status: str, folder: Path) -> None:
+    """What curl says with no password, a wrong one and the right one."""
+    if not shutil.which("curl"):
+        pytest.skip("takes curl")
+    with served(folder, TLS + USERS) as server:
+        done = subprocess.run(["curl", "-s", "-o", folder / "page", "-w", "%{http_code}", "--cacert", folder / "ca.pem",
+                               *(("-u", who) if who else ()), f"https://localhost:{server.port}/metrics"],
+                              capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout == status
+
+
+def test_commands_get_in(folder: Path, tmp_path: Path) -> None:
+    """The commands take the file that promtool takes, and say what is missing without it."""
+    with whole(folder, tmp_path) as url:
+        commands_over_tls(folder, url)
+
+
+def test_commands_trust_who_the_environment_names(folder: Path) -> None:
+    """Without a file of theirs the commands trust the authorities of SSL_CERT_FILE, as other programs do."""
+    with served(folder, TLS) as server:
+        done = subprocess.run([sys.executable, "-P", "-m", "sidecar", "query", "--url",
+                               f"https://localhost:{server.port}", "up"], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "SSL_CERT_FILE": str(folder / "ca.pem")}, check=False)
+    assert "unavailable" in done.stderr  # there is nothing to be asked for in this server; but it was reached
+
+
+def commands_over_tls(folder: Path, url: str) -> None:
+    """See test_commands_get_in."""
+    (folder / "http.yml").write_text("tls_config: {ca_file: ca.pem, cert_file: client.pem, key_file: client.key}\n"
+                                     "basic_auth: {username: prom, password_file: password}\n")
+    known = ("--http.config.file", str(folder / "http.yml"))
+
+    def told(*words: str) -> tuple[int, str]:
+        done = subprocess.run([sys.executable, "-P", "-m", "sidecar", *words, "--url", url], capture_output=True,
+                              text=True, timeout=60, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    promtool = subprocess.run([newer_prometheus.needed("promtool"), "query", "instant", *known, url, "rag_target_up"],
+                              capture_output=True, text=True, timeout=60, check=False)
+    assert (promtool.returncode, "=> 1 @" in promtool.stdout) == (0, True)
+    code, said = told("query", "rag_target_up", *known)
+    assert (code, 'target="rag"' in said) == (0, True), said
+    code, said = told("query", "rag_target_up")
+    assert (code, "self-signed certificate" in said, "--http.config.file" in said) == (1, True, True), said
+    (folder / "http.yml").write_text("tls_config: {ca_file: ca.pem, cert_file: client.pem, key_file: client.key}\n")
+    code, said = told("query", "rag_target_up", *known)
+    assert (code, "unauthorized" in said, "--http.config.file" in said) == (1, True, True), said
+    code, said = told("pause", *known)
+    assert (code, "changes nothing without a token" in said) == (1, True), said
+    (folder / "password").write_text(TOKEN)
+    code, said = told("pause", *known, "--token-file", str(folder / "password"))
+    assert (code, "paused" in said) == (0, True), said
+    (folder / "http.yml").write_text("tls_config: {ca_file: ca.pem, cert_file: client.pem, key_file: client.key}\n"
+                                     "authorization: {credentials_file: password}\n")
+    assert told("resume", *known)[0] == 0
+    (folder / "password").chmod(0o644)
+    code, said = told("resume", *known)
+    assert (code, "http.yml:2:35: authorization.credentials_file" in said, "chmod 600" in said) == (1, True, True), said
