@@ -12,7 +12,7 @@ from sidecar.promql.context import MAX_LABEL_LENGTH, Evaluation, Fading, project
 from sidecar.promql.functions import by_value
 from sidecar.promql.notation import format_float, quote
 from sidecar.promql.remarks import remark_ratio, remark_share
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, piecewise
 from sidecar.promql.tree import Aggregate
 from sidecar.promql.values import Point, Vector
 from sidecar.promql.xxhash64 import labels_hash
@@ -38,9 +38,9 @@ AGGREGATIONS = frozenset((*_REDUCERS, "quantile", "topk", "bottomk", "count_valu
 def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float | str | None) -> Steps[Vector]:
     """The vector that `expr` makes of `vector`, in pieces; `parameter` is evaluated already."""
     if expr.op == "limit_ratio":
-        return _sampled(ev, expr, vector, float(parameter or 0.0))
+        return (yield from piecewise(_sampled(ev, expr, float(parameter or 0.0)), vector))
     if expr.op == "count_values":
-        return _count_values(ev, expr, vector, str(parameter))
+        return (yield from _count_values(ev, expr, vector, str(parameter)))
     groups = yield from _grouped(ev, expr, vector)
     if expr.op in ("topk", "bottomk"):
         return _outermost(expr, groups, _count(parameter))
@@ -49,8 +49,8 @@ def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float 
     if expr.op == "quantile":
         share = float(parameter or 0.0)
         remark_share(ev, share, expr.parameter.position if expr.parameter else None)
-        return _reduced(groups, lambda values: arithmetic.quantile(share, values))
-    return _reduced(groups, _REDUCERS[expr.op])
+        return (yield from _reduced(groups, lambda values: arithmetic.quantile(share, values)))
+    return (yield from _reduced(groups, _REDUCERS[expr.op]))
 
 
 def group_key(expr: Aggregate, labels: Labels) -> Labels:
@@ -73,10 +73,9 @@ def _grouped(ev: Evaluation, expr: Aggregate, vector: Vector) -> Steps[Groups]:
     return groups
 
 
-def _reduced(groups: Groups, reduce: Callable[[list[float]], float]) -> Vector:
-    return [
-        Point(_faded(labels, points), reduce([point.value for point in points])) for labels, points in groups.items()
-    ]
+def _reduced(groups: Groups, reduce: Callable[[list[float]], float]) -> Steps[Vector]:
+    return piecewise(lambda piece: [Point(_faded(labels, points), reduce([point.value for point in points]))
+                                    for labels, points in piece], groups.items())
 
 
 def _faded(labels: Labels, points: list[Point]) -> Labels:
@@ -110,15 +109,15 @@ def _first(groups: Groups, count: int) -> Vector:
     return [point for points in groups.values() for point in points[:max(0, count)]]
 
 
-def _sampled(ev: Evaluation, expr: Aggregate, vector: Vector, ratio: float) -> Vector:
+def _sampled(ev: Evaluation, expr: Aggregate, ratio: float) -> Callable[[Vector], Vector]:
     """The elements whose hash lies in the lowest `ratio` of all hashes; below zero, those that `1 + ratio` leaves."""
     if ratio != ratio:
         raise QueryError("Ratio value is NaN", position=expr.position)
     remark_ratio(ev, ratio, expr.parameter.position if expr.parameter else None)
     capped = max(-1.0, min(1.0, ratio))
     if capped < 0:
-        return [point for point in vector if _hashed(point.labels) >= 1 + capped]
-    return [point for point in vector if capped and _hashed(point.labels) < capped]
+        return lambda vector: [point for point in vector if _hashed(point.labels) >= 1 + capped]
+    return lambda vector: [point for point in vector if capped and _hashed(point.labels) < capped]
 
 
 @lru_cache(maxsize=1024)
@@ -127,13 +126,15 @@ def _hashed(labels: Labels) -> float:
     return labels_hash(labels) / _LARGEST_HASH
 
 
-def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Vector:
+def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Steps[Vector]:
     if not label or len(label) > MAX_LABEL_LENGTH or any(0x7F <= ord(char) < 0x100 for char in label):
         raise QueryError(f"invalid label name {quote(label)}", position=expr.position)
     if not expr.without:
         expr = replace(expr, grouping=(*expr.grouping, label))
     counts: dict[Labels, int] = {}
-    for labels, value in vector:
+    for number, (labels, value) in enumerate(vector, 1):
+        if number % ELEMENTS_A_PIECE == 0:
+            yield
         # The label's own old value takes no part: the new one overwrites it before elements are grouped.
         key = group_key(expr, labels.merged({label: format_float(value)}))
         counts[key] = counts.get(key, 0) + 1

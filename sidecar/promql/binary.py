@@ -10,7 +10,7 @@ from sidecar.model import METRIC_NAME, Labels
 from sidecar.promql import arithmetic
 from sidecar.promql.context import METADATA, Evaluation, project
 from sidecar.promql.notation import format_labels
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, piecewise
 from sidecar.promql.tree import Binary, Matching
 from sidecar.promql.values import Point, Vector
 
@@ -29,18 +29,20 @@ def scalars(op: str, left: float, right: float) -> float:
     return _ARITHMETIC[op](left, right) if op in _ARITHMETIC else float(_COMPARISON[op](left, right))
 
 
-def vector_with_scalar(ev: Evaluation, expr: Binary, vector: Vector, scalar: float, *, swapped: bool) -> Vector:
-    """Each element joined with a number; `swapped` when the number stands on the left. A comparison filters."""
+def vector_with_scalar(ev: Evaluation, expr: Binary, vector: Vector, scalar: float, *, swapped: bool) -> Steps[Vector]:
+    """Each element joined with a number, in pieces; `swapped` when the number stands on the left.
+
+    A comparison filters.
+    """
     compare = _COMPARISON.get(expr.op)
     if compare is not None and not expr.returns_bool:
         if swapped:
             return [point for point in vector if compare(scalar, point.value)]
         return [point for point in vector if compare(point.value, scalar)]
     fn = _ARITHMETIC.get(expr.op) or _COMPARISON[expr.op]
-    return ev.unique([
-        Point(ev.nameless(labels), float(fn(scalar, value) if swapped else fn(value, scalar)))
-        for labels, value in vector
-    ])
+    return ev.unique((yield from piecewise(
+        lambda piece: [Point(ev.nameless(labels), float(fn(scalar, value) if swapped else fn(value, scalar)))
+                       for labels, value in piece], vector)))
 
 
 def vectors(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[Vector]:
@@ -48,12 +50,14 @@ def vectors(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[
     if expr.op not in ("and", "or", "unless"):
         return (yield from _joined(ev, expr, left, right)) if left and right else []
     matching = expr.matching
-    present = {signature(matching, point.labels) for point in (left if expr.op == "or" else right)}
+    present = frozenset((yield from piecewise(
+        lambda piece: [signature(matching, point.labels) for point in piece], left if expr.op == "or" else right)))
     yield
-    if expr.op == "or":
-        return left + [point for point in right if signature(matching, point.labels) not in present]
     wanted = expr.op == "and"
-    return [point for point in left if (signature(matching, point.labels) in present) is wanted]
+    chosen = yield from piecewise(
+        lambda piece: [point for point in piece if (signature(matching, point.labels) in present) is wanted],
+        right if expr.op == "or" else left)
+    return left + chosen if expr.op == "or" else chosen
 
 
 def signature(matching: Matching, labels: Labels) -> Labels:

@@ -11,7 +11,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from typing import Any, cast
 
 from sidecar.errors import QueryError
@@ -19,8 +21,8 @@ from sidecar.model import Labels, Sample, is_stale
 from sidecar.promql import binary
 from sidecar.promql.aggregate import aggregate
 from sidecar.promql.context import Budget, Evaluation, Note, Operand, Options, Window
-from sidecar.promql.functions import FUNCTIONS
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish
+from sidecar.promql.functions import FUNCTIONS, ONE_BY_ONE
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish, piecewise
 from sidecar.promql.tree import (
     Aggregate,
     At,
@@ -35,6 +37,7 @@ from sidecar.promql.tree import (
     Unary,
     VectorSelector,
     unwrap,
+    walk,
 )
 from sidecar.promql.values import Matcher, Matrix, Newest, Point, Select, Series, Value, Vector
 
@@ -97,25 +100,43 @@ def range_steps(expr: Expr, select: Select, start: float, end: float, step_secon
                 options: Options = _DEFAULTS, notes: list[Note] | None = None) -> Steps[Matrix]:
     """`over_range` in pieces.
 
-    Every selector is asked once, at the first step: what is stored during a pause is not seen. `max_samples` bounds
-    what is held at a time: the samples loaded, the result so far, and what one step needs.
+    Every selector is asked once, before the first step. `max_samples` bounds what is held at a time: the samples
+    loaded, the result so far, and what one step needs.
     """
     start, end, step_seconds = round(float(start), 3), round(float(end), 3), float(step_seconds)
     steps = _steps(start, end, step_seconds)
     found: dict[Labels, tuple[array[float], array[float]]] = {}
     loaded = Budget.of(options)
     memory = _Remembered(select, loaded)
+    yield from memory.load(expr)
     ev = Evaluation(memory.select, memory.newest, start, start, end, step_seconds, options, loaded, notes)
     held = 0
     for at in steps:
         step = replace(ev, at=at, budget=replace(loaded, spent=loaded.spent + held))
         value = yield from evaluate(expr, step)
-        for labels, number in step.finished(_as_vector(value)):
+        for number, (labels, result) in enumerate(step.finished(_as_vector(value)), 1):
             times, values = found.setdefault(labels, (array("d"), array("d")))
             times.append(at)
-            values.append(number)
+            values.append(result)
             held += 1
-    return [Series(labels, *found[labels]) for labels in sorted(found, key=lambda labels: tuple(labels.items()))]
+            if number % ELEMENTS_A_PIECE == 0:
+                yield
+    return (yield from _in_order(found))
+
+
+def _in_order(found: "dict[Labels, tuple[array[float], array[float]]]") -> Steps[Matrix]:
+    """The series ordered by labels: short lists are sorted, and merged."""
+    rest = iter(found)
+    runs: list[list[tuple[tuple[tuple[str, str], ...], Labels]]] = []
+    while run := [(tuple(labels.items()), labels) for labels in islice(rest, ELEMENTS_A_PIECE)]:
+        runs.append(sorted(run, key=itemgetter(0)))
+        yield
+    matrix: Matrix = []
+    for number, (_, labels) in enumerate(merge(*runs, key=itemgetter(0)), 1):
+        matrix.append(Series(labels, *found[labels]))
+        if number % ELEMENTS_A_PIECE == 0:
+            yield
+    return matrix
 
 
 def _steps(start: float, end: float, step_seconds: float) -> list[float]:
@@ -146,24 +167,27 @@ class _Remembered:
         self._budget = budget
         self._seen: dict[Sequence[Matcher], list[Series]] = {}
 
-    def _all(self, matchers: Sequence[Matcher]) -> list[Series]:
-        if matchers not in self._seen:
-            self._seen[matchers] = []
-            for series in self._select(matchers, -math.inf, math.inf):
-                self._budget.charge(len(series.times))
-                self._seen[matchers].append(series)
-        return self._seen[matchers]
+    def load(self, expr: Expr) -> Steps[None]:
+        """Ask for everything that an expression selects, in pieces, before it is evaluated."""
+        for node in walk(expr):
+            if isinstance(node, VectorSelector) and node.matchers not in self._seen:
+                found = self._seen[node.matchers] = []
+                for number, series in enumerate(self._select(node.matchers, -math.inf, math.inf), 1):
+                    self._budget.charge(len(series.times))
+                    found.append(series)
+                    if number % ELEMENTS_A_PIECE == 0:
+                        yield
 
     def select(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Series]:
         """As `Select`."""
-        for labels, times, values, whole, rising in self._all(matchers):
+        for labels, times, values, whole, rising in self._seen[matchers]:
             low, high = bisect_right(times, start), bisect_right(times, end)
             if low < high:
                 yield Series(labels, times[low:high], values[low:high], whole, rising)
 
     def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Sample]:
         """As `Newest`."""
-        for series in self._all(matchers):
+        for series in self._seen[matchers]:
             index = bisect_right(series.times, end) - 1
             if index >= 0 and series.times[index] > start and not is_stale(series.values[index]):
                 yield Sample(series.labels, series.values[index], series.times[index])
@@ -209,8 +233,12 @@ def _vector(expr: VectorSelector, ev: Evaluation) -> Steps[Operand]:
 
 
 def _matrix(expr: MatrixSelector, ev: Evaluation) -> Steps[Operand]:
-    yield from ()
-    return list(_windows(expr, ev))
+    found: list[Window] = []
+    windows = _windows(expr, ev)
+    while piece := list(islice(windows, WINDOWS_A_PIECE)):
+        found += piece
+        yield
+    return found
 
 
 def _windows(expr: MatrixSelector, ev: Evaluation) -> Iterator[Window]:
@@ -236,6 +264,7 @@ def _subquery(expr: Subquery, ev: Evaluation) -> Steps[Operand]:
     first, last = round(start * 1000) // step_ms + 1, round(end * 1000) // step_ms
     ev.charge(max(0, last - first + 1))
     memory = _Remembered(ev.select, ev.budget)
+    yield from memory.load(expr.expr)
     inner = replace(ev, select=memory.select, newest=memory.newest)
     found: dict[Labels, tuple[list[float], list[float]]] = {}
     for index in range(first, last + 1):
@@ -253,14 +282,13 @@ def _unary(expr: Unary, ev: Evaluation) -> Steps[Operand]:
         return -value if expr.op == "-" else value
     if expr.op == "+":
         return value
-    return ev.unique([Point(ev.nameless(labels), -number) for labels, number in cast(Vector, value)])
+    return ev.unique((yield from piecewise(
+        lambda piece: [Point(ev.nameless(labels), -number) for labels, number in piece], cast(Vector, value))))
 
 
 def _call(expr: Call, ev: Evaluation) -> Steps[Operand]:
     if expr.function == "timestamp" and isinstance(selector := unwrap(expr.arguments[0]), VectorSelector):
-        found = [Point(ev.nameless(labels), time) for labels, _, time in _newest(selector, ev)]
-        ev.charge(len(found))
-        return ev.unique(found)
+        return (yield from _times(selector, ev))
     arguments: list[Operand] = []
     ranges: Iterator[Window] | None = None
     for argument in expr.arguments:
@@ -270,9 +298,29 @@ def _call(expr: Call, ev: Evaluation) -> Steps[Operand]:
             arguments.append([])
         else:
             arguments.append((yield from evaluate(argument, ev)))
-    if ranges is None:
-        return FUNCTIONS[expr.function](ev, expr, arguments)
-    return (yield from _over_time(expr, ev, arguments, ranges))
+    if ranges is not None:
+        return (yield from _over_time(expr, ev, arguments, ranges))
+    if expr.function in ONE_BY_ONE and arguments and len(cast(Vector, arguments[0])) > ELEMENTS_A_PIECE:
+        return (yield from _one_by_one(expr, ev, arguments))
+    return FUNCTIONS[expr.function](ev, expr, arguments)
+
+
+def _times(selector: VectorSelector, ev: Evaluation) -> Steps[Operand]:
+    """`timestamp` of a plain selector: the samples' own times."""
+    found: Vector = []
+    samples = iter(_newest(selector, ev))
+    while piece := [Point(ev.nameless(labels), time) for labels, _, time in islice(samples, ELEMENTS_A_PIECE)]:
+        found += piece
+        ev.charge(len(piece))
+        yield
+    return ev.unique(found)
+
+
+def _one_by_one(expr: Call, ev: Evaluation, arguments: list[Operand]) -> Steps[Operand]:
+    """A function that makes of each element one by itself, applied to some of a long vector at a time."""
+    function, (vector, *others) = FUNCTIONS[expr.function], arguments
+    return ev.unique((yield from piecewise(
+        lambda piece: cast(Vector, function(ev, expr, [piece, *others])), cast(Vector, vector))))
 
 
 def _over_time(expr: Call, ev: Evaluation, arguments: list[Operand], ranges: Iterator[Window]) -> Steps[Operand]:
@@ -294,9 +342,9 @@ def _binary(expr: Binary, ev: Evaluation) -> Steps[Operand]:
     if isinstance(left, float):
         if isinstance(right, float):
             return binary.scalars(expr.op, left, right)
-        return binary.vector_with_scalar(ev, expr, cast(Vector, right), left, swapped=True)
+        return (yield from binary.vector_with_scalar(ev, expr, cast(Vector, right), left, swapped=True))
     if isinstance(right, float):
-        return binary.vector_with_scalar(ev, expr, cast(Vector, left), right, swapped=False)
+        return (yield from binary.vector_with_scalar(ev, expr, cast(Vector, left), right, swapped=False))
     return (yield from binary.vectors(ev, expr, cast(Vector, left), cast(Vector, right)))
 
 

@@ -312,6 +312,9 @@ FUNCTIONS: dict[str, Function] = {
     "vector": _to_vector,
 }
 
+ONE_BY_ONE = frozenset((*_POINTWISE, *_DATED, "clamp", "label_join", "label_replace", "timestamp"))
+"""The functions that make of each element of a vector one by itself: a long vector can be given to them in pieces."""
+
 NUMBERS = frozenset((*_NUMBERS, "scalar"))
 """The functions that give a number; all others give a vector."""
 
