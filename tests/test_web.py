@@ -464,6 +464,30 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run())
 
 
+def test_silent_connections_make_room_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many connections say nothing, whoever asks on one of the same address is answered, and on a new one."""
+    monkeypatch.setattr(server, "CONNECTIONS", 3)
+
+    async def run() -> None:
+        async with serving(build(View()), ["127.0.0.1:0"]) as (url,):
+            port = int(url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+            async def served() -> bool:
+                writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                return b"200 OK" in await reader.readuntil(b"healthy.\n")
+
+            assert await served()
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(9)]
+            assert await served()
+            async with aiohttp.ClientSession() as session, session.get(url + "/-/healthy") as answer:
+                assert answer.status == 200
+            for each in (writer, *(other for _, other in silent)):
+                each.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("address", "parsed"),
     [

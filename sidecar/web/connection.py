@@ -34,7 +34,8 @@ class Connection(RequestHandler):
         held = [each for each in self._server.connections if each.transport and not each.transport.is_closing()]
         if len(held) >= self._most:
             count = Counter(_address(each) for each in held)
-            ending = max(held, key=lambda each: count[_address(each)]).transport  # of these the first, the oldest
+            # Of whoever has the most: one that has asked nothing yet, else any; of these the first, the oldest.
+            ending = max(held, key=lambda each: (count[_address(each)], not each._request_count)).transport
             assert isinstance(ending, asyncio.Transport)
             ending.abort()  # close would wait for who does not read
         super().connection_made(transport)
