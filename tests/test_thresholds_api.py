@@ -473,4 +473,9 @@ def test_lines_outlive_the_kill_of_everything_and_stand_in_the_journal(spawn: Sp
         assert ordered(tmp_path)["override"] == {
             "main_bytes": None, "critical_bytes": 1900 << 20, "until": until}
         assert '"thresholds:rag"' in told(tmp_path, "export", "journal").stdout
+        assert "These lines were set by the API, until <time" in sidecar.get("/")
+        refused = told(tmp_path, "thresholds", "--main", "2GiB", "--ttl", "1h")
+        assert (refused.returncode, refused.stderr) == (1, (
+            "rag-sidecar: target rag: main 2048MiB (api) is not below critical 2000MiB (file); give both lines\n"))
         assert ordered(tmp_path, "--withdraw")["lines"]["critical"]["bytes"] == 2000 << 20
+        assert "set by the API" not in sidecar.get("/")

@@ -49,7 +49,8 @@ async def _ordered(target: str, override: Override | None, hands: Hands) -> web.
     try:
         hands.override(target, override)
     except ValueError as error:
-        raise Refusal(400, "bad_data", f"target {target}: {error}") from None
+        alone = override is not None and None in (override.main_bytes, override.critical_bytes)
+        raise Refusal(400, "bad_data", f"target {target}: {error}{'; give both lines' if alone else ''}") from None
     await hands.kept()
     waited, row = 0.0, hands.lines(target)
     while row["up"] and not row["in_force"] and waited < IN_FORCE_SECONDS:
