@@ -23,7 +23,7 @@ import newer_prometheus
 import pytest
 import servers
 from servers import free_port, wait_until
-from sidecars import config, running_sidecar
+from sidecars import config, refused, running_sidecar
 
 from sidecar.config_web import protected_by, read
 from sidecar.web import passwords, tls
@@ -391,6 +391,21 @@ def test_a_changed_certificate_holds_from_the_next_connection(folder: Path, capl
         assert [record.levelname for record in caplog.records if "web config" in record.message] == ["ERROR"]
         shutil.copy(folder / "second.key", folder / "server.key")
         assert server.ask().certificate == pem(folder, "second")
+
+
+def test_nothing_starts_with_a_broken_file(folder: Path, tmp_path: Path) -> None:
+    """`run` and `check config` say what is wrong with the web config file, and exit with 1."""
+    (folder / "web.yml").write_text("tls_server_config: {}\nusers: {}\n")
+    settings = config(free_port(), tmp_path / "state", [{"name": "rag", "match": {"pid": 1}}],
+                      web={"config_file": "web/web.yml"})
+    (tmp_path / "sidecar.yml").write_text(settings)
+    checked = subprocess.run([sys.executable, "-P", "-m", "sidecar", "check", "config", str(tmp_path / "sidecar.yml")],
+                             capture_output=True, text=True, timeout=60, check=False)
+    code, said = refused(tmp_path, "--pid", str(os.getpid()), "--web.config.file", str(folder / "web.yml"),
+                         "--web.listen-address", f"127.0.0.1:{free_port()}")
+
+    for found in ((checked.returncode, checked.stderr), (code, said)):
+        assert (found[0], f"{folder / 'web.yml'}:2:1: unknown key 'users'" in found[1]) == (1, True), found
 
 
 def test_a_broken_file_changes_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
