@@ -1,21 +1,22 @@
 """The exposition of /metrics: what the tick published, and the sidecar's own process. Rendered once per tick."""
 
-import gzip
+import asyncio
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import prometheus_client as client
 from aiohttp import hdrs, web
-from prometheus_client.aiohttp import make_aiohttp_handler
-from prometheus_client.exposition import gzip_accepted
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.metrics_core import Metric as Exposed
 from prometheus_client.samples import Sample as Line
 
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample, is_stale
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
+from sidecar.web.breath import Breathe, through
 from sidecar.web.view import Family
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ TEXT = "text/plain; version=0.0.4"
 VARIANTS = 16
 """How many different pages (format and `name[]`) are rendered in one tick; a client that wants more has to wait."""
 COMPLAINTS = 100
+PACKING, GZIP = 5, 31
+"""How hard zlib tries, and its name for the format."""
+PACKED_AT_ONCE = 64 * 1024
 
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
@@ -33,36 +37,45 @@ _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) no
 _SUFFIXES = {"_bucket": 0, "_count": 1, "_sum": 2}
 
 
-@dataclass(frozen=True)
 class _Page:
-    """One rendered page."""
+    """One rendered page. Lives for a tick; `packed` is made when somebody wants it."""
 
-    content_type: str
-    body: bytes
+    def __init__(self, content_type: str, body: bytes) -> None:
+        self.content_type = content_type
+        self.body = body
+        self.packed = b""
 
-    @cached_property
-    def packed(self) -> bytes:
-        return gzip.compress(self.body, compresslevel=5)
+
+class _Some(NamedTuple):
+    """Families, as prometheus-client wants to be given them."""
+
+    families: Sequence[Exposed] = ()
+
+    def collect(self) -> Iterable[Exposed]:
+        return self.families
+
+
+Encoder = Callable[[_Some], bytes]
 
 
 class Exposition:
     """Serves /metrics. Lives as long as the server; holds the published families and this tick's pages.
 
-    `of_itself`: the page has the sidecar's own process, too.
+    `of_itself`: the page has the sidecar's own process, too. Pages are made in pieces, one at a time: whoever asks for
+    the one that is being made gets it, too.
     """
 
     def __init__(self, *, of_itself: bool = True) -> None:
         client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        registry = client.CollectorRegistry(support_collectors_without_names=True)
+        self._registry = client.CollectorRegistry(support_collectors_without_names=True)
         for collector in (client.ProcessCollector, client.PlatformCollector, client.GCCollector) if of_itself else ():
-            collector(registry=registry)
-        self._own = frozenset(metric.name for metric in registry.collect())
-        registry.register(self)
-        self._render = make_aiohttp_handler(registry, disable_compression=True)
+            collector(registry=self._registry)
+        self._own = frozenset(metric.name for metric in self._registry.collect())
         self._families: Sequence[Family] = ()
         self._tick = -1
         self._pages: dict[tuple[str, frozenset[str]], _Page] = {}
         self._complained: set[str] = set()
+        self._turn = asyncio.Lock()
 
     def publish(self, families: Sequence[Family], tick: int) -> None:
         """Show `families` from now on. Within one tick the first publication stands."""
@@ -70,41 +83,61 @@ class Exposition:
             self._families, self._tick = families, tick
             self._pages.clear()
 
-    def collect(self) -> Iterator[Exposed]:
-        """The published families as prometheus-client wants them; what the format cannot carry is left out."""
+    async def handle(self, request: web.Request, breathe: Breathe) -> web.Response:
+        """GET /metrics: text 0.0.4 or OpenMetrics 1.0, optionally gzipped, optionally only `name[]`.
+
+        While it is made, `breathe` lets others run.
+        """
+        accepted = _format(request.headers.getall(hdrs.ACCEPT, []))
+        packs = gzip_accepted(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])))
+        async with self._turn:
+            page = await self._page(accepted, frozenset(request.query.getall("name[]", [])), breathe)
+            if packs and not page.packed:
+                page.packed = await through(_packed(page.body), breathe)
+        headers = {hdrs.CONTENT_TYPE: page.content_type, hdrs.VARY: "Accept, Accept-Encoding"}
+        if not packs:
+            return web.Response(body=page.body, headers=headers)
+        return web.Response(body=page.packed, headers={**headers, hdrs.CONTENT_ENCODING: "gzip"})
+
+    async def _page(self, accepted: str, names: frozenset[str], breathe: Breathe) -> _Page:
+        variant = accepted, names
+        if variant in self._pages:
+            return self._pages[variant]
+        if len(self._pages) >= VARIANTS:
+            raise web.HTTPServiceUnavailable(
+                text=f"More than {VARIANTS} selections of name[] in one tick.\n", headers={hdrs.RETRY_AFTER: "1"})
+        # The format is decided above: prometheus-client's own reading of Accept fails on `version=x`.
+        encoder, content_type = choose_encoder(accepted)
+        tick = self._tick
+        page = _Page(content_type, await through(self._rendered(encoder, names), breathe))
+        if tick == self._tick:  # else it is that of a tick that is over
+            self._pages[variant] = page
+        return page
+
+    def _rendered(self, encoder: Encoder, names: frozenset[str]) -> Steps[bytes]:
+        """The page: the sidecar's own process, then what is published, less what the format cannot carry."""
+        end = encoder(_Some())
+        found: list[bytes] = []
+        for family in self._registry.collect():
+            family.samples = [line for line in family.samples if not names or line.name in names]
+            if family.samples:
+                found.append(encoder(_Some((family,))).removesuffix(end))
         samples: dict[str, tuple[Metric, list[Sample]]] = {}
         for metric, given in self._families:
             samples.setdefault(metric.name, (metric, []))[1].extend(given)
         for metric, given in samples.values():
-            family = _family(metric)
-            if family is None or family.name in self._own:
+            family_of = _family(metric)
+            if family_of is None or family_of.name in self._own:
                 self._complain(metric.name, "the name is not valid, or the sidecar's own process has it")
                 continue
-            family.samples = list(_samples(metric, given))
-            if len(family.samples) < sum(not is_stale(sample.value) for sample in given):
+            if names and not any(sample.labels.metric in names for sample in given):
+                continue
+            lines = yield from _samples(metric, given)
+            if len(lines) < sum(not is_stale(sample.value) for sample in given):
                 self._complain(metric.name, "a series has another metric's name or an invalid label, or is there twice")
-            if family.samples:
-                yield family
-
-    async def handle(self, request: web.Request) -> web.Response:
-        """GET /metrics: text 0.0.4 or OpenMetrics 1.0, optionally gzipped, optionally only `name[]`."""
-        accepted = _format(request.headers.getall(hdrs.ACCEPT, []))
-        variant = accepted, frozenset(request.query.getall("name[]", []))
-        page = self._pages.get(variant)
-        if page is None:
-            if len(self._pages) >= VARIANTS:
-                raise web.HTTPServiceUnavailable(
-                    text=f"More than {VARIANTS} selections of name[] in one tick.\n", headers={hdrs.RETRY_AFTER: "1"}
-                )
-            # The format is decided above: prometheus-client's own reading of Accept fails on `version=x`.
-            response = await self._render(request.clone(headers={hdrs.ACCEPT: accepted}))
-            assert isinstance(response, web.Response)
-            assert isinstance(response.body, bytes)
-            page = self._pages[variant] = _Page(response.headers[hdrs.CONTENT_TYPE], response.body)
-        headers = {hdrs.CONTENT_TYPE: page.content_type, hdrs.VARY: "Accept, Accept-Encoding"}
-        if not gzip_accepted(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, []))):
-            return web.Response(body=page.body, headers=headers)
-        return web.Response(body=page.packed, headers={**headers, hdrs.CONTENT_ENCODING: "gzip"})
+            chosen = [line for line in lines if not names or line.name in names]
+            found += yield from _encoded(family_of, chosen, encoder, end)
+        return b"".join((*found, end))
 
     def _complain(self, name: str, reason: str) -> None:
         if name not in self._complained and len(self._complained) < COMPLAINTS:
@@ -124,17 +157,41 @@ def _family(metric: Metric) -> Exposed | None:
     return Exposed(name, _readable(metric.help), kind) if name else None
 
 
-def _samples(metric: Metric, given: Iterable[Sample]) -> list[Line]:
+def _samples(metric: Metric, given: Sequence[Sample]) -> Steps[list[Line]]:
     """The samples that can be shown: `job` and `instance` are for the scrape to add; of doubles the last stands."""
     shown: dict[tuple[str, Labels], Line] = {}
-    for labels, value, _ in given:
+    for number, (labels, value, _) in enumerate(given, 1):
         rest = labels.without(METRIC_NAME, "job", "instance")
         suffix = labels.metric.removeprefix(metric.name)
         fits = suffix in _SUFFIXES if metric.type == "histogram" else labels.metric == metric.name
         if fits and not is_stale(value) and all(_LABEL.fullmatch(name) for name in rest):
             readable = {name: _readable(text) for name, text in rest.items()}
             shown[labels.metric, rest] = Line(labels.metric, readable, value)
+        if number % ELEMENTS_A_PIECE == 0:
+            yield
     return sorted(shown.values(), key=_histogram_order) if metric.type == "histogram" else list(shown.values())
+
+
+def _encoded(family: Exposed, lines: Sequence[Line], encoder: Encoder, end: bytes) -> Steps[list[bytes]]:
+    """A family in the format, without what ends a page."""
+    head = encoder(_Some((family,))).removesuffix(end)
+    found: list[bytes] = [head] if lines else []
+    for start in range(0, len(lines), ELEMENTS_A_PIECE):
+        family.samples = list(lines[start:start + ELEMENTS_A_PIECE])
+        found.append(encoder(_Some((family,))).removesuffix(end).removeprefix(head))
+        if len(family.samples) == ELEMENTS_A_PIECE:
+            yield
+    return found
+
+
+def _packed(body: bytes) -> Steps[bytes]:
+    """The page as gzip."""
+    packer = zlib.compressobj(PACKING, wbits=GZIP)
+    found: list[bytes] = []
+    for start in range(0, len(body), PACKED_AT_ONCE):
+        found.append(packer.compress(body[start:start + PACKED_AT_ONCE]))
+        yield
+    return b"".join((*found, packer.flush()))
 
 
 def _histogram_order(sample: Line) -> tuple[list[tuple[str, str]], int, float]:
@@ -150,6 +207,8 @@ def _histogram_order(sample: Line) -> tuple[list[tuple[str, str]], int, float]:
 
 def _readable(text: str) -> str:
     """The text as valid UTF-8: bytes that a file name or a command line brought along become visible escapes."""
+    if text.isascii() and text.isprintable():
+        return text
     return text.encode("utf-8", "backslashreplace").decode().translate(_CONTROL)
 
 

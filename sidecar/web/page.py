@@ -9,8 +9,9 @@ from typing import Any
 
 from sidecar import __version__
 from sidecar.model import Alert
+from sidecar.promql.steps import Steps, piecewise
 from sidecar.web.markup import TONES, chip, moment, prose, seconds, size, text
-from sidecar.web.page_target import target_card
+from sidecar.web.page_target import by_target, target_card
 from sidecar.web.view import Snapshot, View
 
 CONTENT_SECURITY_POLICY = (
@@ -34,15 +35,23 @@ HEAD = f"""\
 """
 
 
-def landing(view: View, *, token: bool) -> bytes:
-    """The page as UTF-8. `token`: whether there is one, with which orders are taken. All that is shown is escaped."""
+def landing(view: View, *, token: bool) -> Steps[bytes]:
+    """The page as UTF-8, in pieces: a fleet's is long.
+
+    `token`: whether there is one, with which orders are taken. All that is shown is escaped.
+    """
     shown = view.snapshot
     paused = view.hands.paused() if view.hands else {}
     now = view.sources.now() if view.sources else 0.0
     links = "".join(f'<a href="{path}">{name}</a>' for name, path in LINKS.items())
     alerts = [alert for alert in shown.alerts if alert.state != "inactive"]
     firing = sum(alert.state == "firing" for alert in alerts)
-    cards = (target_card(target, shown, paused, number) for number, target in enumerate(shown.targets))
+    series = yield from by_target(shown.families)
+    cards: list[str] = []
+    for number, target in enumerate(shown.targets):
+        cards.append(target_card(target, shown, series.get(target.name, {}), paused, number))
+        yield
+    rows = yield from piecewise(lambda piece: list(map(_alert, piece)), alerts)
     page = (
         f'{HEAD}<title>{f"({firing}) " if firing else ""}rag-sidecar</title></head>'
         f'<body data-token="{"yes" if token else "no"}"><header><h1><img src="static/icon.svg" alt="">'
@@ -51,7 +60,7 @@ def landing(view: View, *, token: bool) -> bytes:
         f'<nav aria-label="data">{links}</nav></header>'
         '<p id="offline" role="alert" hidden></p><main>'
         f'<section id="targets"><h2>Targets</h2>{"".join(cards) or _NONE}</section>'
-        + _section("alerts", "Alerts", map(_alert, alerts))
+        + _section("alerts", "Alerts", rows)
         + _section("incidents", "Incidents", map(_incident, _newest(shown.incidents, "opened_at", SHOWN_INCIDENTS)))
         + _section("cleanups", "Cleanups", map(_action, _newest(shown.actions, "started_at", SHOWN_ACTIONS)))
         + "</main></body></html>\n"

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.model import Sample, Sight
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.web.markup import TONES, chip, moment, prose, seconds, size, text
-from sidecar.web.view import Snapshot, TargetStatus
+from sidecar.web.view import Family, Snapshot, TargetStatus
 
 QUIET = ("below_threshold", "target_down")
 """Reasons for doing nothing that the rest of the card has said."""
@@ -28,14 +29,34 @@ HELP = {
 }
 """What to add to a reason, whatever it is."""
 NOTHING = Sight((), {})
+SHOWN = frozenset((
+    "rag_target_info", "rag_process_resident_memory_bytes", "rag_memory_headroom_bytes", "rag_target_processes",
+    "rag_process_threads", "rag_process_open_fds", "rag_python_info", "rag_python_gc_collections_total",
+    "rag_python_gc_objects_collected_total", "rag_python_gc_tracked_objects", "rag_python_gc_pause_seconds_max",
+    "rag_python_gc_enabled", "rag_agent_up", "rag_agent_info", "rag_malloc_releasable_bytes", "rag_cache_size_bytes",
+    "rag_cache_entries", "rag_model_loaded", "rag_torch_reserved_bytes", "rag_requests_total",
+))
+"""The metrics whose figures a card has."""
 
 Series = Mapping[str, Sequence[Sample]]
 """metric -> the samples of one target."""
 
 
-def target_card(target: TargetStatus, shown: Snapshot, paused: Mapping[str, float | None], number: int) -> str:
+def by_target(families: Iterable[Family]) -> Steps[dict[str, dict[str, list[Sample]]]]:
+    """The samples of every target, of those metrics that its card shows."""
+    found: dict[str, dict[str, list[Sample]]] = {}
+    for metric, samples in families:
+        if metric.name in SHOWN:
+            for number, sample in enumerate(samples, 1):
+                found.setdefault(sample.labels.get("target", ""), {}).setdefault(metric.name, []).append(sample)
+                if number % ELEMENTS_A_PIECE == 0:
+                    yield
+    return found
+
+
+def target_card(target: TargetStatus, shown: Snapshot, series: Series, paused: Mapping[str, float | None],
+                number: int) -> str:
     """The card of a target. The scripts put the chart and the buttons where `data-chart` and `data-orders` stand."""
-    series = _series(shown, target.name)
     summary, sight = _sight(shown.sights.get(target.name, NOTHING), _pid(series))
     return (
         f'<article class="target" data-target="{text(target.name)}">'
@@ -84,15 +105,6 @@ def _decided(name: str, shown: Snapshot, paused: Mapping[str, float | None], cal
     if until := paused.get(name):
         said.append(f"Paused until {moment(until)}.")
     return "".join(f"<p>{sentence}</p>" for sentence in said)
-
-
-def _series(shown: Snapshot, name: str) -> Series:
-    found: dict[str, list[Sample]] = {}
-    for family in shown.families:
-        for sample in family.samples:
-            if sample.labels.get("target") == name:
-                found.setdefault(sample.labels.metric, []).append(sample)
-    return found
 
 
 def _sight(sight: Sight, pid: str) -> tuple[str, str]:

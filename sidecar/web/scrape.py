@@ -18,6 +18,7 @@ from sidecar.notify.payload import rfc3339
 from sidecar.promql.regex import predicate
 from sidecar.promql.values import Matcher
 from sidecar.web.api import JSON, ApiError, Response, success
+from sidecar.web.breath import breath_of
 from sidecar.web.metrics import Exposition
 from sidecar.web.parameters import Parameters, parameters
 from sidecar.web.query import Queries, sources_of
@@ -68,7 +69,7 @@ async def of_target(request: web.Request, queries: Queries) -> Response:
         return web.Response(status=503, text=f"{UNREADABLE}.\n")
     exposition = Exposition(of_itself=False)
     exposition.publish(list(standard(snapshot, name)), snapshot.tick)
-    return await exposition.handle(request)
+    return await exposition.handle(request, breath_of(queries.view))
 
 
 def standard(snapshot: Snapshot, target: str) -> Iterator[Family]:

@@ -16,6 +16,7 @@ from sidecar.errors import SidecarError
 from sidecar.web import api, modes, prometheus, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.bearer import Bearer
+from sidecar.web.breath import breath_of, through
 from sidecar.web.connection import Connection
 from sidecar.web.metrics import Exposition
 from sidecar.web.orders import Orders
@@ -87,7 +88,8 @@ async def landing(request: web.Request) -> web.Response:
     from sidecar.web import page  # here: many a sidecar is never looked at
 
     headers = {"Content-Security-Policy": page.CONTENT_SECURITY_POLICY}
-    body = page.landing(request.app[VIEW], token=request.app.get(TOKEN, False))
+    view = request.app[VIEW]
+    body = await through(page.landing(view, token=request.app.get(TOKEN, False)), breath_of(view))
     return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
 
 
@@ -102,7 +104,7 @@ async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: what is going on, for Prometheus."""
     snapshot, exposition = request.app[VIEW].snapshot, request.app[EXPOSITION]
     exposition.publish(snapshot.families, snapshot.tick)
-    return await exposition.handle(request)
+    return await exposition.handle(request, breath_of(request.app[VIEW]))
 
 
 async def healthy(request: web.Request) -> web.Response:

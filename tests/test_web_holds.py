@@ -1,0 +1,105 @@
+"""Big answers are made in pieces: others have the event loop in between, whatever is asked for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import urlencode
+
+import aiohttp
+import pytest
+
+from sidecar.model import Alert, Labels, Metric, Sample, Sight
+from sidecar.promql.context import Options
+from sidecar.promql.steps import ELEMENTS_A_PIECE
+from sidecar.store import Store
+from sidecar.web import query
+from sidecar.web.server import build, serving
+from sidecar.web.view import Family, Snapshot, Sources, TargetStatus, View
+
+AT = 1_700_000_000.0
+TARGETS = 2000
+METRICS = [Metric(f"rag_figure_{number}_bytes", "gauge", "A figure.") for number in range(3)]
+ALL = '{__name__!=""}'
+PIECES = len(METRICS) * TARGETS // ELEMENTS_A_PIECE
+
+
+def fleet() -> list[Family]:
+    """Many targets, of each some figures."""
+    return [Family(metric, [Sample(Labels({"__name__": metric.name, "target": f"t{number}"}), float(number), AT)
+                            for number in range(TARGETS)]) for metric in METRICS]
+
+
+def alert(number: int) -> Alert:
+    """One that fires."""
+    labels = Labels({"alertname": "A", "target": f"t{number}"})
+    return Alert(labels, {}, "firing", True, 1.0, AT, AT, None, None, AT, 1.0, "")
+
+
+@asynccontextmanager
+async def served(breaths: list[None]) -> AsyncIterator[str]:
+    """A server of the fleet; every breath is counted. Yields its URL."""
+    families, store = fleet(), Store(1 << 30)
+    store.append([sample for family in families for sample in family.samples])
+    names = [f"t{number}" for number in range(TARGETS)]
+    view = View(Snapshot(1, "", families, [TargetStatus(name, True) for name in names],
+                         [alert(number) for number in range(TARGETS)],
+                         sights={name: Sight(("gc",), {}) for name in names}))
+
+    async def breathe() -> None:
+        breaths.append(None)
+        await asyncio.sleep(0)
+
+    view.sources = Sources(store.select, [], lambda: AT, lambda: 0.0, breathe, Options(), newest=store.newest)
+    async with serving(build(view), ["127.0.0.1:0"]) as urls:
+        yield urls[0]
+
+
+async def breaths_of(paths: Sequence[str]) -> list[tuple[int, str]]:
+    """(breaths, answer) of each path, asked one after the other."""
+    breaths: list[None] = []
+    found = []
+    async with served(breaths) as url, aiohttp.ClientSession() as session:
+        for path in paths:
+            breaths.clear()
+            async with session.get(url + path) as answer:
+                text = await answer.text()
+                assert answer.status == 200, text
+            found.append((len(breaths), text))
+    return found
+
+
+@pytest.mark.parametrize("expression", [
+    ALL, f'-label_join({ALL}, "name", "", "__name__")', f"{ALL} > 1", f"{ALL} and {ALL}", f"{ALL} or {ALL}",
+    f"{ALL}[1m]", f"sum({ALL})",
+    f"sum by (target, __name__) ({ALL})", f'count_values("value", {ALL})', f"sort({ALL})",
+    f'abs(label_join({ALL}, "name", "", "__name__"))', f'label_join({ALL}, "name", "", "__name__") * 2',
+    f'timestamp(label_join({ALL}, "name", "", "__name__"))',
+])
+def test_queries_over_everything_let_others_run(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done with all series at once, the event loop turns at least once for each few hundred of them."""
+    monkeypatch.setattr(query, "HOLD_SECONDS", -1.0)
+    [(breaths, _)] = asyncio.run(breaths_of([f"/api/v1/query?{urlencode({'query': expression})}"]))
+
+    assert breaths >= PIECES
+
+
+def test_ranges_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range is loaded, evaluated, ordered and written in pieces; nothing of it is lost."""
+    monkeypatch.setattr(query, "HOLD_SECONDS", -1.0)
+    path = f"/api/v1/query_range?{urlencode({'query': ALL, 'start': AT, 'end': AT + 2, 'step': 1})}"
+    [(breaths, text)] = asyncio.run(breaths_of([path]))
+
+    assert breaths >= 6 * PIECES
+    assert text.count('"metric"') == len(METRICS) * TARGETS
+
+
+def test_pages_of_a_fleet_let_others_run() -> None:
+    """The page for Prometheus and the page for people are made in pieces; of one tick the first is made once."""
+    (metrics, text), (again, same), (page, seen) = asyncio.run(breaths_of(["/metrics", "/metrics", "/"]))
+
+    assert metrics >= 2 * PIECES
+    assert text.count("\nrag_figure_") == len(METRICS) * TARGETS
+    assert text.count("# TYPE rag_figure_") == len(METRICS)
+    assert (again, same) == (0, text)
+    assert page >= TARGETS
+    assert seen.count('class="target"') == TARGETS
