@@ -123,12 +123,13 @@ class Notifier:
         One that is configured as before keeps what waits for it; one that is no more gets it within LEAVING_SECONDS or
         never. A new one is told with the next `offer`. Raises SidecarError; then nothing has changed.
         """
+        heard, (alerts, now) = self.hearing(), self._noted
         left: dict[object, _Configured] = {each.key: each for each in self._configured}
         before, self._configured = self._configured, self._made(alertmanagers, left)
         self._external_labels = external_labels
         for each in self._configured:
             if each not in before:
-                each.restore([(alert, {}) for alert in self._noted[0]], self._noted[1])  # no ends of before
+                each.restore([(alert, heard(alert)) for alert in alerts], now)  # of one that is new, no ends
                 each.start(self._tasks, self._session)
         for each in left.values():
             self._tasks.create_task(each.leave(LEAVING_SECONDS))

@@ -20,6 +20,8 @@ TIDIED = 500
 """So many alerts are looked at between two pauses."""
 RETENTION_SECONDS = 900.0
 """How long Prometheus keeps a resolved alert in its rule and resends it (rules/alerting.go, resolvedRetention)."""
+FOLLOWS_SECONDS = 1.0
+"""An Alertmanager that hears of an end before it has passed the firing on tells people of neither."""
 BACKOFF_SECONDS = 0.5
 BACKOFF_CAP_SECONDS = 4.0
 
@@ -196,16 +198,18 @@ class Outbox:
         return tuple(self._validity.message(self._queue[key], now) for key in keys)
 
     def acknowledge(self, batch: Batch, now: float) -> None:
-        """The Alertmanager accepted the batch."""
+        """The Alertmanager accepted the batch. Where the end of a firing that was news waits, that waits a moment."""
+        followed = False
         for message in batch:
             told = self._told[message.alert.labels]
+            followed |= told.heard == NOTHING and len(self._queue.get(message.alert.labels, ())) > 1
             told.suspect = False
             if message.alert.fired_at == told.state[0]:
                 told.heard = max(told.heard, FIRING if message.alert.resolved_at is None else END)
             _discard(self._queue, message.alert)
         self.counts.sent += len(batch)
         self._under_way = frozenset()
-        self._failures, self._retry_at = 0, now
+        self._failures, self._retry_at = 0, now + FOLLOWS_SECONDS * followed
 
     def fail(self, batch: Batch, now: float) -> None:
         """The batch did not arrive, or nobody knows: try again after a random wait (full jitter) of at most 4 s."""
