@@ -31,7 +31,7 @@ from sidecar.guard.ring import RING_BYTES
 from sidecar.guard.wire import Channel
 from sidecar.journal.entry import Page
 from sidecar.journal.scribe import Scribe
-from sidecar.web import orders, parameters
+from sidecar.web import body, parameters
 from sidecar.web.admission import REQUESTS
 from sidecar.web.server import build, serving
 from sidecar.web.view import View
@@ -134,7 +134,7 @@ def test_forms_that_come_slowly_keep_nobody_from_pages_and_orders(monkeypatch: p
 
 def test_orders_that_come_slowly_without_a_token_hold_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no token is turned away before anything of the body is waited for."""
-    monkeypatch.setattr(orders, "BODY_SECONDS", 3600.0)
+    monkeypatch.setattr(body, "BODY_SECONDS", 3600.0)
 
     async def run() -> None:
         app = build(View(hands=Desk().hands()), token=TOKEN)
