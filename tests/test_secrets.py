@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
 
@@ -52,7 +53,7 @@ def watched(spawn: Callable[..., Target], tmp_path: Path) -> Iterator[tuple[Targ
                    env={**os.environ, "API_KEY": PLACES["environment of the target"]})
     key = {place: f"?key={canary}" for place, canary in PLACES.items()}
     headers = {place: {"X-Key": PLACES[place]} for place in ("endpoint.headers", "cleanup[].http.headers")}
-    targets = [
+    targets: list[dict[str, Any]] = [
         {"name": "rag", "match": {"pid": target.pid}, "memory": {"main": "2MiB", "critical": "3MiB", "basis": "anon"},
          "endpoint": {"url": f"{target.url}/memory{key['query of endpoint.url']}", "every": "1s",
                       "headers": headers["endpoint.headers"]},
@@ -115,7 +116,7 @@ def test_what_is_put_in_comes_out_nowhere(watched: tuple[Target, Sidecar], tmp_p
     target, sidecar = watched
     sidecar.outcome()
     for sentence in ("channel failed", "Alertmanager cannot be told; alerts are kept and tried again"):
-        wait_until(lambda sentence=sentence: len(sidecar.said(sentence)) >= 3, 30, sentence)
+        wait_until(lambda: len(sidecar.said(sentence)) >= 3, 30, sentence)  # noqa: B023 - called here
     said = outputs(sidecar, target, tmp_path)
     sent = (tmp_path / "requests").read_text()
     shown = {(place, where) for place, canary in PLACES.items() for where, text in said.items() if canary in text}
