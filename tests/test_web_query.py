@@ -354,9 +354,15 @@ def test_big_answers_come_in_pieces_and_whole() -> None:
     serve(bench, steps)
 
 
-def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A reader that leaves a big answer unread does not keep the others waiting; the log has no traceback of it."""
-    monkeypatch.setattr(api, "SLOWEST_SECONDS", 0.2)
+@pytest.mark.parametrize("most", [{"SLOWEST_SECONDS": 0.2}, {"SLOWEST_SECONDS": 3600.0, "HURRIED_SECONDS": 0.1}])
+def test_who_does_not_read_is_cut_off(most: dict[str, float], monkeypatch: pytest.MonkeyPatch,
+                                      caplog: pytest.LogCaptureFixture) -> None:
+    """A reader that leaves a big answer unread does not keep the others waiting; the log has no traceback of it.
+
+    As soon as others wait, its time is short.
+    """
+    for name, seconds in most.items():
+        monkeypatch.setattr(api, name, seconds)
     bench = Bench()
     for index in range(100):
         bench.add("used", float(index), instance=str(index))

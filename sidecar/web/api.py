@@ -19,6 +19,7 @@ LINES = "application/jsonl"
 PIECE_BYTES = 64 * 1024
 PIECES_A_BREATH = 500
 SLOWEST_SECONDS = 10.0
+HURRIED_SECONDS = 1.0
 RETRY_SECONDS = 1
 
 
@@ -54,10 +55,12 @@ def answering(handler: Handler) -> Handler:
     return answer
 
 
-async def send(request: web.Request, pieces: Iterable[str], breathe: Callable[[], Awaitable[None]]) -> Response:
+async def send(request: web.Request, pieces: Iterable[str], breathe: Callable[[], Awaitable[None]],
+               awaited: Callable[[], bool] = lambda: False) -> Response:
     """The answer that `pieces` make up, sent while it is made: however big it is, little of it is in memory.
 
-    A reader that does not take a piece for SLOWEST_SECONDS is cut off.
+    A reader that does not take a piece for SLOWEST_SECONDS is cut off; after HURRIED_SECONDS where others wait for the
+    end of this answer, as `awaited` tells.
     """
     gathered: list[str] = []
     size, begun = 0, None
@@ -73,23 +76,29 @@ async def send(request: web.Request, pieces: Iterable[str], breathe: Callable[[]
         if begun is None:
             begun = web.StreamResponse(headers={hdrs.CONTENT_TYPE: f"{JSON}; charset=utf-8"})
             await begun.prepare(request)
-        await _write(request, begun, "".join(gathered).encode())
+        await _write(request, begun, "".join(gathered).encode(), awaited)
         gathered, size = [], 0
         await breathe()
     if begun is None:
         return web.Response(text="".join(gathered), content_type=JSON)
-    await _write(request, begun, "".join(gathered).encode())
+    await _write(request, begun, "".join(gathered).encode(), awaited)
     return begun
 
 
-async def _write(request: web.Request, response: Response, body: bytes) -> None:
+async def _write(request: web.Request, response: Response, body: bytes, awaited: Callable[[], bool]) -> None:
+    writing = asyncio.ensure_future(response.write(body))
     try:
-        async with asyncio.timeout(SLOWEST_SECONDS):
-            await response.write(body)
-    except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the answer was not read") from None
+        for _ in range(math.ceil(SLOWEST_SECONDS / HURRIED_SECONDS)):
+            await asyncio.wait([writing], timeout=min(HURRIED_SECONDS, SLOWEST_SECONDS))
+            if writing.done():
+                return await writing
+            if awaited():
+                break
+    finally:
+        writing.cancel()
+    if request.transport is not None:
+        request.transport.abort()
+    raise ConnectionResetError("the answer was not read")
 
 
 def alerts(given: Sequence[Alert]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ One query is evaluated at a time, in pieces that leave the event loop to the tic
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class Queries:
                                   options=_until(asked, sources), notes=notes)
             value = await in_pieces(request, sources, steps, asked.until)
             kind = result.result_type(asked.expr, value)
-            return await _answer(request, sources, kind, value, at, asked, notes)
+            return await send(request, _pieces(kind, value, at, asked, notes), sources.breathe, self.awaited)
 
     async def over_range(self, request: web.Request) -> web.StreamResponse:
         """/api/v1/query_range: the value of an expression at every step from `start` to `end`."""
@@ -80,7 +80,11 @@ class Queries:
             steps = range_steps(asked.expr, sources.select, start, end, step_seconds,
                                 options=_until(asked, sources), notes=notes)
             matrix = await in_pieces(request, sources, steps, asked.until)
-            return await _answer(request, sources, "matrix", matrix, end, asked, notes)
+            return await send(request, _pieces("matrix", matrix, end, asked, notes), sources.breathe, self.awaited)
+
+    def awaited(self) -> bool:
+        """Whether somebody waits for the turn."""
+        return self._present > 1
 
     @asynccontextmanager
     async def turn(self, until: float, sources: Sources) -> AsyncIterator[None]:
@@ -177,11 +181,9 @@ async def in_pieces(request: web.Request, sources: Sources, steps: Steps[Result]
             begun = sources.elapsed()
 
 
-async def _answer(request: web.Request, sources: Sources, kind: result.ResultType, value: Value, at: float,
-                  asked: _Asked, notes: Sequence[Note]) -> web.StreamResponse:
+def _pieces(kind: result.ResultType, value: Value, at: float, asked: _Asked, notes: Sequence[Note]) -> Iterator[str]:
     remarks = result.remarks(notes, asked.text)
     if isinstance(value, list) and 0 < asked.limit < len(value):
         value = value[:asked.limit]
         remarks["warnings"].append("results truncated due to limit")
-    pieces = result.success_pieces(kind, value, at, remarks)
-    return await send(request, pieces, sources.breathe)
+    return result.success_pieces(kind, value, at, remarks)

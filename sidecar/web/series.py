@@ -135,7 +135,7 @@ async def _list(request: web.Request, queries: Queries, wanted: _Wanted, parts: 
         more = 0 < wanted.limit < len(found)
         texts = (json.dumps(one, separators=(",", ":")) for _, one in merge(*runs, key=itemgetter(0)))
         answer = listed(islice(texts, wanted.limit if more else None), [TRUNCATED] if more else [])
-        return await send(request, answer, sources.breathe)
+        return await send(request, answer, sources.breathe, queries.awaited)
 
 
 def _look(sources: Sources, wanted: _Wanted, take: Callable[[Series], None], until: float) -> Steps[None]:
