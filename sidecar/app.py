@@ -210,10 +210,12 @@ class _Desk:
         Raises SidecarError if that cannot be; then nothing has changed but that standing orders were withdrawn, which
         the next tick gives again.
         """
+        from sidecar.rules.reload import kept  # most sidecars never reload
+
         about, sources, settings = self._view.about, self._view.sources, parts.settings
         assert about
         assert sources
-        groups = parts.groups(about.url)
+        groups = kept(sources.groups, parts.groups(about.url))
         async with self._turn:
             await self._withdraw()
             self._notifier.change(settings.alertmanagers, settings.external_labels)

@@ -53,11 +53,15 @@ class Parts:
                       external_labels=settings.external_labels, external_url=url) for spec in self.specs]
 
 
-def parts_of(settings: Settings) -> Parts:
-    """Read the rules, and take apart what is configured. Raises RuleError with every mistake in every file."""
-    features = Features.of(settings.features)
-    specs = load(settings.rules if settings.rules is not None else shipped(),
-                 experimental=features.experimental_functions)
+def parts_of(settings: Settings, before: Sequence[GroupSpec] = ()) -> Parts:
+    """Read the rules, and take apart what is configured. Raises RuleError with every mistake in every file.
+
+    Groups that are as they were `before` are those very objects.
+    """
+    features, known = Features.of(settings.features), {(spec.file, spec.name): spec for spec in before}
+    loaded = load(settings.rules if settings.rules is not None else shipped(),
+                  experimental=features.experimental_functions)
+    specs = [same if (same := known.get((spec.file, spec.name))) == spec else spec for spec in loaded]
     base = Labels({"job": settings.job, "instance": settings.instance})
     targets = {str(target.name): target for target in settings.targets}
     plans = {name: _plan(settings, target) for name, target in targets.items()}

@@ -79,7 +79,7 @@ class Reloads:
         try:
             settings = await asyncio.to_thread(self._read)
             self._files.take(settings.watched)  # also where its rules have mistakes: they are mended there
-            parts = await asyncio.to_thread(parts_of, settings)
+            parts = await asyncio.to_thread(parts_of, settings, self._parts.specs)
             check_fixed(self._parts.settings, settings)
             known = {(target.name, target.match) for target in self._parts.settings.targets}
             check_pids([each for each in settings.targets if (each.name, each.match) not in known])

@@ -7,6 +7,13 @@ from sidecar.model import Alert, Sample
 from sidecar.rules.group import Group
 
 
+def kept(old: Sequence[Group], new: Sequence[Group]) -> list[Group]:
+    """The new groups; in the place of those that are what an old one is, that one with all that it knows."""
+    known = {(group.file, group.name): group for group in old}
+    return [same if (same := known.get((group.file, group.name))) and same.spec is group.spec
+            and [rule.terms for rule in same.rules] == [rule.terms for rule in group.rules] else group for group in new]
+
+
 def go_on(old: Sequence[Group], new: Sequence[Group], now: float) -> tuple[list[Alert], list[Sample]]:
     """Have each new group go on with the state of the old one of its file and name, else of its name in another file.
 
@@ -18,7 +25,8 @@ def go_on(old: Sequence[Group], new: Sequence[Group], now: float) -> tuple[list[
     orphans = []
     for group in new:
         if before := left.pop((group.file, group.name), None):
-            group.copy_state(before)
+            if before is not group:
+                group.copy_state(before)
         else:
             orphans.append(group)
     for group in orphans:
