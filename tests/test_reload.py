@@ -275,6 +275,20 @@ def test_many_signals_cost_nothing_that_stays(spawn: Spawn, tmp_path: Path) -> N
         assert sidecar.ready()
 
 
+def test_desk_that_meets_a_broken_file_is_back_when_it_is_mended(spawn: Spawn, tmp_path: Path) -> None:
+    """The guard says what is wrong and tries on; that is no crash, for which the sidecar would only observe later."""
+    program = spawn("leaky")
+    settings = Settings(tmp_path, [target("rag", program.pid)])
+    with running_sidecar(tmp_path, file=settings.text(), port=settings.port) as sidecar:
+        settings.file.write_text(settings.text().replace("150MiB", "150 apples"))
+        os.kill(sidecar.child("desk"), signal.SIGKILL)
+        wait_until(lambda: sidecar.log.read_text().count("apples") >= 3, 30, "it to be tried again")
+        settings.file.write_text(settings.text().replace("150MiB", "160MiB"))
+        wait_until(sidecar.ready, 30, "the desk")
+        assert in_force(sidecar, "main") == 160 * MIB
+        assert sidecar.said("nothing is done unasked: the sidecar has crashed too often") == []
+
+
 def anonymous(process: Path) -> int:
     """Bytes that a process has for itself."""
     rows = (process / "smaps_rollup").read_text().splitlines()

@@ -88,7 +88,8 @@ class Desk:
 
     def ended(self, now: float) -> None:
         """Its end has been reaped."""
-        self.short_lives = short_lives(self.short_lives, now - self._started_at)
+        if self.greeted:  # one that cannot start, for a file that is being edited, has done no harm
+            self.short_lives = short_lives(self.short_lives, now - self._started_at)
         self.pid = 0
         self.hang_up()
 
