@@ -144,7 +144,8 @@ class Pipeline:
         stages.store.truncate(now)
         self._last = now
         self.vitals.note(monotonic() - begun, late_seconds)
-        self._publish([*seen, *counted, *self.vitals.of_groups(stages.groups, now)], alerts, readings)
+        await self._pace.through(self._publishing(
+            [*seen, *counted, *self.vitals.of_groups(stages.groups, now)], alerts, readings))
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
         """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
@@ -289,8 +290,9 @@ class Pipeline:
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
                 crashes=crashes)
 
-    def _publish(self, samples: Sequence[Sample], alerts: Sequence[Alert], readings: Readings) -> None:
-        """What people and Prometheus see until the next tick."""
+    def _publishing(self, samples: Sequence[Sample], alerts: Sequence[Alert], readings: Readings) -> Steps[None]:
+        """Show what people and Prometheus see until the next tick, in pieces."""
+        shown = yield from families(samples)
         why = self.acting.explain()
         statuses, modes = [], {}
         for subject in self._subjects_now:
@@ -303,6 +305,6 @@ class Pipeline:
             if mode := self._modes.of(subject.name):
                 modes[subject.name] = ModeStatus(mode, used_bytes, known.limit_bytes if known else None)
         self._stages.view.snapshot = Snapshot(
-            self.vitals.ticks, "", families(samples), statuses, alerts,
+            self.vitals.ticks, "", shown, statuses, alerts,
             Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],
             modes, readings.sights)

@@ -11,6 +11,7 @@ from sidecar.journal import journal
 from sidecar.model import Labels, Metric, Sample, series
 from sidecar.notify import alertmanager
 from sidecar.probes import sampler
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.rules.group import Group
 from sidecar.store import Store
 from sidecar.web.view import Family
@@ -110,9 +111,11 @@ def _family(name: str) -> str:
     return next((name.removesuffix(end) for end in SUFFIXES if name.removesuffix(end) in METRICS), name)
 
 
-def families(samples: Iterable[Sample]) -> list[Family]:
-    """The samples, family by family, in the order in which the metrics are declared."""
+def families(samples: Iterable[Sample]) -> Steps[list[Family]]:
+    """The samples, family by family, in the order in which the metrics are declared; in pieces."""
     found: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
+    for number, sample in enumerate(samples, 1):
         found[_family(sample.labels.metric)].append(sample)
+        if number % ELEMENTS_A_PIECE == 0:
+            yield
     return [Family(metric, found[name]) for name, metric in METRICS.items() if name in found]
