@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, NamedTuple, NoReturn
 
 from sidecar.procfs import Identity
@@ -25,15 +24,18 @@ _STALE_BYTES = struct.pack("<Q", 0x7FF0000000000002)
 class Labels(dict[str, str]):
     """A set of labels: immutable, hashable, equal by content. An empty value is the same as no label (Prometheus).
 
+    `made` are series with these labels and some more: see `series`.
+
     A dict, because labels are looked up and compared thousands of times a tick, and a class around one would do that
     at a third of the speed. Names are in order.
     """
 
-    __slots__ = ("_hash",)
+    __slots__ = ("_hash", "made")
 
     def __init__(self, pairs: Mapping[str, str] | None = None) -> None:
         super().__init__(sorted([pair for pair in pairs.items() if pair[1]]) if pairs else ())
         self._hash = hash(tuple(self.items()))
+        self.made = NOTHING_MADE
 
     def __hash__(self) -> int:  # type: ignore[override]
         return self._hash
@@ -65,13 +67,24 @@ class Labels(dict[str, str]):
         return Labels({**self, **other})
 
 
-@lru_cache(maxsize=1 << 14)
-def series(base: Labels, metric: str, *more: str) -> Labels:
-    """The labels of one series: `base`, the metric's name, and `more`: name, value, name, value …
+NOTHING_MADE: dict[tuple[str, ...], Labels] = {}
+MOST_SERIES = 4096
+"""So many series with the same base are remembered: a target with 32 processes has half of them."""
 
-    Remembered: every tick needs the same ones, and making and hashing them anew costs more than what they stand for.
+
+def series(base: Labels, *named: str) -> Labels:
+    """The labels of one series: `base`, and `named`: the metric's name, then name, value, name, value …
+
+    Remembered with the base: every tick needs the same ones, and making and hashing them anew costs more than what
+    they stand for.
     """
-    return base.merged({METRIC_NAME: metric, **dict(zip(more[::2], more[1::2], strict=True))})
+    found = base.made.get(named)
+    if found is None:
+        if len(base.made) >= MOST_SERIES or base.made is NOTHING_MADE:
+            base.made = {}
+        pairs = dict(zip(named[1::2], named[2::2], strict=True))
+        found = base.made[named] = base.merged({METRIC_NAME: named[0], **pairs})
+    return found
 
 
 class Sample(NamedTuple):
