@@ -85,9 +85,9 @@ def must_have() -> bool:
     return os.environ.get("CI", "").lower() in {"true", "1"}
 
 
-def find_binary(program: str) -> Path:
-    """A program of PACKAGES, from PATH or from Debian's package. Raises NoServer."""
-    package = PACKAGES[program]
+def find_binary(program: str, package: str = "") -> Path:
+    """A program of PACKAGES or of `package`, from PATH or from Debian's package. Raises NoServer."""
+    package = package or PACKAGES[program]
     names = [program, f"prometheus-{program}"]  # Debian's name for Alertmanager
     for name in names:
         if found := shutil.which(name):
