@@ -20,6 +20,8 @@ LONGEST = ("differential", "sidecar_incidents", "sidecar", "sidecar_limits", "au
            "journal_sidecar", "agent_channel", "orders_sidecar", "agent")
 """Files that take a minute or two, tests/test_*.py."""
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each program that a test starts would compile the sidecar anew
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files go first, so that side by side with the others they are not what everybody waits for."""

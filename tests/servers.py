@@ -171,14 +171,16 @@ def free_port() -> int:
 
 
 def wait_until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first truthy answer of `predicate`, asked every 20 ms: only for programs that cannot tell us by themselves.
+    """The first truthy answer of `predicate`: only for programs that cannot tell us by themselves.
 
+    It is asked every 20 ms, and after a while every 100 ms: tests mostly wait, and asking is most of what they do.
     AssertionError after `seconds`; they are a lifeline, not a measurement, so make them generous.
     """
-    deadline = time.monotonic() + seconds
+    begun = time.monotonic()
     while not (answer := predicate()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s in vain: {what}"
-        time.sleep(0.02)
+        waited = time.monotonic() - begun
+        assert waited < seconds, f"waited {seconds:g} s in vain: {what}"
+        time.sleep(min(0.1, max(0.02, waited / 10)))
     return answer
 
 
