@@ -9,7 +9,7 @@ import pytest
 from servers import wait_until
 from sidecars import running_sidecar
 
-from sidecar.guard.children import FIRST_BY
+from sidecar.guard.endure import FIRST_BY
 
 PROGRAM = ("import os, time; print('niceness', os.getpriority(os.PRIO_PROCESS, 0), flush=True); time.sleep(600)",)
 

@@ -3,13 +3,14 @@
 import _socket
 import os
 import resource
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from sidecar.guard.endure import as_before
+from sidecar.guard.signals import signal
 from sidecar.guard.wire import pair
 
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "SIGINT", signal.SIGHUP: "SIGHUP"}
 IGNORED_BEFORE = tuple(number for number in ENDING if signal.getsignal(number) is signal.SIG_IGN)
 """Those of them that were ignored when we were started: by nohup, or as a script's background job."""
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -18,9 +19,6 @@ IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 MOST_FILES = 65536
 FILES_BEFORE = resource.getrlimit(resource.RLIMIT_NOFILE)
 """The limit on open files that we were started with."""
-NICENESS_BEFORE = os.getpriority(os.PRIO_PROCESS, 0)
-FIRST_BY = 10
-"""How much less nice the guard is than it was started: nine times the weight in the kernel's scheduler."""
 
 
 def allow_many_files() -> None:
@@ -32,14 +30,6 @@ def allow_many_files() -> None:
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def go_first() -> None:
-    """Be scheduled before others, where CAP_SYS_NICE allows it: lines are crossed while every core is busy."""
-    try:
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS_BEFORE - FIRST_BY)
-    except PermissionError:
-        return
 
 
 def program(module: str) -> list[str]:
@@ -71,7 +61,7 @@ def spawn(command: Sequence[str], arguments: Sequence[str] = ()) -> tuple[int, _
     try:
         for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS_BEFORE)
+        as_before()
         os.set_inheritable(theirs.fileno(), True)
         os.execv(command[0], [*command, str(theirs.fileno()), *arguments])  # noqa: S606
     finally:  # only reached if exec failed
@@ -91,7 +81,7 @@ def spawn_user_program(command: list[str], agent: bool) -> int:
         os.setpgid(0, 0)
         give_terminal_to(os.getpgrp())
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES_BEFORE)
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS_BEFORE)
+        as_before()
         handled = (number for number in ENDING if number not in IGNORED_BEFORE)
         for number in (*handled, signal.SIGCHLD, *IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import _socket
 import os
-import signal
 from collections.abc import Sequence
 
 from sidecar.guard.children import program, spawn
 from sidecar.guard.lives import SETTLED_SECONDS, short_lives
+from sidecar.guard.signals import signal
 from sidecar.guard.voice import say
 from sidecar.guard.wire import encode, send
 from sidecar.tuples import TYPE_CHECKING

@@ -3,16 +3,16 @@
 import _socket
 import os
 import select
-import signal
 from collections.abc import Sequence
 from functools import partial
 
 from sidecar.clock import monotonic
-from sidecar.guard import children, wire
+from sidecar.guard import children, endure, wire
 from sidecar.guard.agents import Agents
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.desk import Desk
 from sidecar.guard.record import FlightRecord
+from sidecar.guard.signals import signal
 from sidecar.guard.voice import keep_standard_files_open, say
 from sidecar.guard.watchlist import Watchlist
 
@@ -50,10 +50,13 @@ class Guard:
     def run(self) -> int:
         """Guard until the end: of the user's program, by a signal, or of a desk that could never start."""
         self._listen_for_signals()
+        garbage = endure.Garbage(monotonic())
+        endure.stay_in_memory()
         while not self._over:
             now = monotonic()
             self._start_what_is_due(now)
             wait = min(self._watchlist.wait_seconds(now), self._deliveries.poll(now), self._desk.next_wake(now))
+            garbage.collect_if_idle(now, wait)
             for fd, _ in self._epoll.poll(wait):
                 self._attend(fd)
             now = monotonic()
@@ -115,7 +118,7 @@ class Guard:
             try:
                 os.kill(self._program_pid, number)  # its end is ours
             except PermissionError:  # sudo, or another program that is not ours any more
-                say(f"{self._command[0]} runs as another user and cannot be sent {signal.Signals(number).name}")
+                say(f"{self._command[0]} runs as another user and cannot be sent {children.ENDING[number]}")
         elif number in children.ENDING:
             self._begin_end(0)
 
@@ -229,7 +232,7 @@ def main(arguments: list[str]) -> int:
     """`rag-sidecar run …`: what stands after `--` is the program to start and guard; the desk reads the rest."""
     keep_standard_files_open()
     children.allow_many_files()
-    children.go_first()
+    endure.prepare()
     command: list[str] = []
     if "--" in arguments:
         at = arguments.index("--")

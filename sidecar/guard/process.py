@@ -2,8 +2,8 @@
 
 import os
 import select
-import signal
 
+from sidecar.guard.signals import signal
 from sidecar.procfs import Identity, KeptFile, boot_id, exe_of, start_time_ticks, status_mask
 
 
