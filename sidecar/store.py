@@ -190,6 +190,7 @@ class Store:
         self._index = _Index()
         self._needs: Mapping[str, float] = {}
         self._turn: list[Labels] = []
+        self._slot = -math.inf
         self._samples = 0
         self._dropped = 0
         self._shrunk = 0
@@ -281,14 +282,16 @@ class Store:
     def keep(self, needs: Mapping[str, float]) -> None:
         """The metrics that loaded rules read, with how many seconds back; the empty name stands for all metrics."""
         self._needs = dict(needs)
+        self._slot = -math.inf
 
     def truncate(self, now: float) -> None:
         """Let go of what is past its retention and thin what is older than five minutes.
 
-        For every tick: one call looks at SERIES_A_TURN series at most, and goes on where the last one ended.
+        For every tick: one call looks at SERIES_A_TURN series at most, and goes on where the last one ended. Each is
+        looked at once a slot, as no more can be due.
         """
-        if not self._turn:
-            self._turn = list(self._index.series)
+        if not self._turn and self._slot != now // SLOT_SECONDS:
+            self._turn, self._slot = list(self._index.series), now // SLOT_SECONDS
         turn, self._turn = self._turn[-SERIES_A_TURN:], self._turn[:-SERIES_A_TURN]
         for labels in turn:
             kept = self._index.series[labels]

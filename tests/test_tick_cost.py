@@ -9,6 +9,8 @@ from acting_world import START, World
 
 from sidecar.actions.attempt import Attempt
 from sidecar.actions.attempts import KEPT_ATTEMPTS
+from sidecar.model import Labels, Sample
+from sidecar.store import SLOT_SECONDS, Store
 
 MORE = 100
 """So many calls more are no growth: a wider look at a list here and there."""
@@ -52,3 +54,12 @@ def test_tick_costs_no_more_after_many_cleanups(tmp_path: Path) -> None:
 
     assert len(worlds[1].attempts()) == KEPT_ATTEMPTS
     assert found[1] <= found[0] + MORE
+
+
+def test_most_ticks_leave_stored_series_alone() -> None:
+    """However many series there are, what is due of them is done once in five seconds and costs other ticks nothing."""
+    store = Store()
+    store.append(Sample(Labels({"__name__": "rag_x", "target": str(number)}), 1.0, START) for number in range(900))
+    store.truncate(START)
+    assert calls(lambda: store.truncate(START + SLOT_SECONDS - 1)) < MORE
+    assert calls(lambda: store.truncate(START + SLOT_SECONDS)) > 900
