@@ -1,6 +1,7 @@
 """Patterns: RE2's syntax, whole matches, and time that stays linear in the value."""
 
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -9,12 +10,16 @@ from hypothesis import strategies as st
 from sidecar.errors import QueryError
 from sidecar.promql import machine
 from sidecar.promql.pattern import emit, parse_pattern
+from sidecar.promql.recent import Recent
 from sidecar.promql.regex import predicate, regex
 from sidecar.promql.values import Matcher
 
 
 @pytest.mark.parametrize(("pattern", "matching", "other"), [
     ("a|b", "b", "ab"),
+    ("(a|bc|)", "bc", "b"),
+    (r"a\.b|(?i)c", "a.b", "azb"),
+    ("(?:x|y[z])", "yz", "y"),
     ("worker-[0-9]+", "worker-12", "worker-"),
     (".*x.*", "a\nx\n", "aaa"),
     ("", "", "a"),
@@ -52,7 +57,8 @@ def test_syntax(pattern: str, matching: str, other: str) -> None:
 @pytest.mark.parametrize("pattern", [
     "(", ")", "a**", "a*+", "*", "(?=a)", "(?!a)", "(?<=a)", r"(a)\1", "a{1001}", "a{2,1}", "[z-a]", "[a", "\\", "(?<n",
     "(?P=n)", "[[:nope:]]", r"\pL", r"\Z", "x{2}{3}", "(?#c)", "(?>a)", "(?P<n>a)(?P<n>b)",
-    "((((a{99}){99}){99}){99}){99}", "(" * 5000, "(?U", r"\x{110000}",
+    "((((a{99}){99}){99}){99}){99}", "(" * 5000, "(?U", r"\x{110000}", "(a{2}){501}", "((a{1,10}){10}){11}",
+    "(a{2,}){501}", "(a|b){1,1000}" * 2,
 ])
 def test_refused_patterns(pattern: str) -> None:
     """What RE2 has not, and what would grow too large, is a QueryError that names the pattern."""
@@ -70,6 +76,60 @@ def test_refused_patterns(pattern: str) -> None:
 def test_hostile_patterns_end(pattern: str, value: str) -> None:
     """Patterns on which backtracking would outlive the daemon are answered at once."""
     assert not predicate(Matcher("a", "=~", pattern))(value)
+
+
+def test_repeats_that_multiply_are_counted_as_in_re2() -> None:
+    """A thousand in all is allowed, in brackets or not; nothing that is repeated never is counted."""
+    for pattern, value in (("((a{10}){10}){10}", "a" * 1000), ("(a{0}){1000}b", "b"), ("((ab?){2}){50}", "ab" * 100)):
+        assert predicate(Matcher("a", "=~", pattern))(value)
+
+
+def test_what_is_refused_takes_no_memory() -> None:
+    """A pattern whose repeats multiply is refused before any of it is made; nor do many long patterns pile up."""
+    def refuse(depth: int) -> None:
+        with pytest.raises(QueryError):
+            regex("(" * depth + "a?" + "){1,1000}" * depth)
+
+    refuse(3)
+    tracemalloc.start()
+    try:
+        for depth in range(3, 90, 10):
+            refuse(depth)
+        peak = tracemalloc.get_traced_memory()[1]
+        for number in range(25):
+            regex(f"(a|b){{1,{900 + number}}}x")
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert peak < 300_000
+    assert kept < 15_000_000
+
+
+def test_remembers_the_last_used_as_far_as_it_fits() -> None:
+    """What was used last is not made again, what is too heavy is never kept, and a mistake is made anew."""
+    made: list[int] = []
+
+    def make(key: int) -> int:
+        if key == 0:
+            raise QueryError("nothing")
+        made.append(key)
+        return key
+
+    recent = Recent(make, lambda key, _: key, 10)
+    for key in (4, 5, 4, 3, 4, 5, 99, 4):
+        assert recent(key) == key
+        assert recent.held <= 10
+    with pytest.raises(QueryError):
+        recent(0)
+    assert made == [4, 5, 3, 5, 99, 4]
+
+
+def test_list_of_words_has_its_groups() -> None:
+    """A pattern that is but a list of values has the groups of any other pattern."""
+    for pattern in ("(one|two)", "(one|two|[t]hree|x+)"):
+        assert regex(pattern).groups("two") == ("two", "two")
+        assert regex(pattern).groups("tw") is None
+    assert regex("one|two").groups("two") == ("two",)
 
 
 def test_expand() -> None:

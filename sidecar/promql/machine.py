@@ -2,11 +2,23 @@
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
-from sidecar.promql.pattern import Border, Chars, Choice, Group, Node, PatternError, Repeat, Sequence, char_class
+from sidecar.promql.pattern import (
+    Border,
+    Chars,
+    Choice,
+    Group,
+    Node,
+    PatternError,
+    Ranges,
+    Repeat,
+    Sequence,
+    char_class,
+)
 
-MAX_INSTRUCTIONS = 20_000
+MAX_INSTRUCTIONS = 10_000
 
 Saved = tuple[int, ...]
 
@@ -30,18 +42,17 @@ class Program(NamedTuple):
 
 def assemble(node: Node, groups: int) -> Program:
     """The program of a pattern with that many groups. PatternError if it would be too long."""
+    if _length(node) > MAX_INSTRUCTIONS:
+        raise PatternError("its repetitions multiply to too large a pattern")
     steps = [_Step(())]  # instruction 0: the end of the pattern
     return Program(steps, _assemble(node, 0, steps), 2 * groups + 2)
 
 
 def _assemble(node: Node, then: int, steps: list[_Step]) -> int:
     """Append the instructions of `node`, which go on to `then`. Returns the first of them."""
-    if len(steps) > MAX_INSTRUCTIONS:
-        raise PatternError("its repetitions multiply to too large a pattern")
     match node:
         case Chars(ranges, folds):
-            flags = re.DOTALL | (re.IGNORECASE if folds else 0)
-            return _add(steps, _Step((then,), test=re.compile(char_class(ranges), flags).fullmatch))
+            return _add(steps, _Step((then,), test=_test(ranges, folds)))
         case Border(pattern):
             return _add(steps, _Step((then,), border=re.compile(pattern)))
         case Sequence(parts):
@@ -71,6 +82,29 @@ def _assemble_repeat(node: Repeat, then: int, steps: list[_Step]) -> int:
     for _ in range(node.least):
         then = _assemble(node.part, then, steps)
     return then
+
+
+@lru_cache(maxsize=128)  # what is repeated shares its test
+def _test(ranges: Ranges, folds: bool) -> Callable[[str], object]:
+    return re.compile(char_class(ranges), re.DOTALL | (re.IGNORECASE if folds else 0)).fullmatch
+
+
+def _length(node: Node) -> int:
+    """How many instructions that will be."""
+    match node:
+        case Sequence(parts):
+            return sum(map(_length, parts))
+        case Choice(parts):
+            return 1 + sum(map(_length, parts))
+        case Group(part, _):
+            return 2 + _length(part)
+        case Repeat(part, least, None, _):
+            return 1 + (least + 1) * _length(part)
+        case Repeat(part, least, most, _):
+            assert most is not None
+            return most * _length(part) + most - least
+        case _:
+            return 1
 
 
 def _add(steps: list[_Step], step: _Step) -> int:

@@ -8,7 +8,7 @@ from bisect import bisect_left
 
 from sidecar.errors import QueryError
 from sidecar.promql.notation import quote
-from sidecar.promql.parse import parse
+from sidecar.promql.parse import parse_once
 from sidecar.promql.tokens import Token, tokenize
 
 MAX_LENGTH = 2000
@@ -86,7 +86,7 @@ def _may_go_on(text: str, tokens: list[Token]) -> bool:
 
 def _is_sound(text: str) -> bool:
     try:
-        parse.__wrapped__(text)  # what is only tried is not worth remembering
+        parse_once(text)  # what is only tried is not worth remembering
     except QueryError as error:
         return not _is_syntax(error)
     return True

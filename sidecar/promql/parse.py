@@ -7,7 +7,6 @@ What cannot be evaluated here is refused here, by name and with the reason. The 
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -16,6 +15,7 @@ import promql_parser as parser
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME
 from sidecar.promql.functions import EXPERIMENTAL, FUNCTIONS, NUMBERS
+from sidecar.promql.recent import Recent
 from sidecar.promql.regex import predicate
 from sidecar.promql.spelling import respelled
 from sidecar.promql.tokens import Landmarks, Token, tokenize
@@ -53,14 +53,20 @@ _EXPERIMENTAL_AGGREGATIONS = ("limitk", "limit_ratio")
 _MET: dict[str, Any] = {}
 """The functions that were called so far, as the package describes them: it tells of them nowhere else."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+REMEMBERED = 50_000
+"""Characters of expressions whose trees are remembered; a tree takes about 100 bytes for each."""
 
 
-@lru_cache(maxsize=512)
 def parse(text: str, *, experimental: bool = False) -> Expr:
     """The tree of an expression. QueryError, with the position where it is known, if it cannot be evaluated.
 
     `experimental` admits the functions that Prometheus has behind --enable-feature=promql-experimental-functions.
     """
+    return _parsed((text, experimental))
+
+
+def parse_once(text: str, *, experimental: bool = False) -> Expr:
+    """The same, of a text that will not come again. QueryError."""
     tokens = tokenize(text)
     spelling = respelled(tokens)
     try:
@@ -72,6 +78,10 @@ def parse(text: str, *, experimental: bool = False) -> Expr:
         if type(error).__name__ != "PanicException":
             raise
         raise QueryError(f"cannot parse the expression: {error}") from None
+
+
+_parsed = Recent[tuple[str, bool], Expr](lambda key: parse_once(key[0], experimental=key[1]),
+                                         lambda key, _: len(key[0]), REMEMBERED)
 
 
 def parse_matchers(text: str) -> tuple[Matcher, ...]:

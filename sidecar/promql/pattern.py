@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 MAX_REPEAT = 1000
 MAX_GROUPS = 100
@@ -105,12 +106,30 @@ _PERL |= {name.upper(): complement(ranges) for name, ranges in _PERL.items()}
 
 
 def parse_pattern(pattern: str) -> tuple[Node, dict[str, int]]:
-    """The tree of a pattern, and the number of every group by name (a group without one by its number as text)."""
+    """The tree of a pattern, and the number of every group by name (a group without one by its number as text).
+
+    Raises PatternError. As in RE2, repeats inside each other count as what they multiply to.
+    """
     parser = _Parser(pattern)
     node = parser.choice(_Flags(), 0)
     if not parser.at_end():
         raise PatternError("unexpected )")
+    if _times(node) > MAX_REPEAT:
+        raise PatternError(f"its repetitions multiply to more than {MAX_REPEAT}")
     return node, parser.names
+
+
+def _times(node: Node) -> int:
+    """How often a part of it is repeated at most; a repeat without an end counts as often as it must occur."""
+    match node:
+        case Sequence(parts) | Choice(parts):
+            return max(map(_times, parts), default=1)
+        case Group(part, _):
+            return _times(part)
+        case Repeat(part, least, most, _):
+            return (max(least, 1) if most is None else most) * _times(part)
+        case _:
+            return 1
 
 
 class _Scanner:
@@ -267,7 +286,7 @@ class _Parser(_Scanner):
         return ((ord(char), ord(char)),)
 
     def _one(self, code: int) -> Node:
-        return Chars(((code, code),), self._flags.i)
+        return _char(code, self._flags.i)
 
     def _class(self) -> Node:
         negated = self._peek("^")
@@ -301,6 +320,11 @@ class _Parser(_Scanner):
             return complement(ranges) if name.startswith("^") else ranges
         char = self._take()
         return self._escaped() if char == "\\" else ((ord(char), ord(char)),)
+
+
+@lru_cache(maxsize=128)  # long patterns are made of few characters
+def _char(code: int, folds: bool) -> Chars:
+    return Chars(((code, code),), folds)
 
 
 def _folded(ranges: list[tuple[int, int]]) -> Ranges:
