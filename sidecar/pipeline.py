@@ -27,6 +27,7 @@ from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import Keeping, page, restore_actions
+from sidecar.pipeline_live import Live
 from sidecar.pipeline_pace import Pace
 from sidecar.pipeline_past import Past
 from sidecar.pipeline_thresholds import Lines
@@ -88,7 +89,7 @@ class Pipeline:
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self.vitals = Vitals(base, starts)
         self.lines = Lines({name: plan.wanted for name, plan in plans.items()})
-        self._live: set[Labels] = set()
+        self._live = Live(stages.store)
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
@@ -117,15 +118,14 @@ class Pipeline:
         policy = policy_now(self._options)
         self._take_in_events(policy, now)
         targets = stages.roster.update(now)
-        readings = stages.sampler.read(targets, now, self._near)
+        bases = {name: known.lines.basis for name, known in self.lines.known.items()}
+        readings = await self._pace.through(stages.sampler.steps(targets, now, self._near, bases))
         seen = self._seen(targets, readings, now)
-        stages.store.append(seen)
+        self._live.take(seen, now)
         self.acting.judge(policy, now, targets)
-        counted = self._counted(now)
-        stages.store.append(counted)
-        live = {sample.labels for samples in (seen, counted) for sample in samples}
-        stages.store.mark_stale(self._live - live, now)
-        self._live = live
+        counted = self._counted(readings, now)
+        self._live.take(counted, now)
+        self._live.end(now)
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
@@ -263,10 +263,10 @@ class Pipeline:
             dispatch.watch(target.name, target.identity, Basis(kind, tree=self._plans[target.name].children))
             dispatch.tell(target.name, None, attached.tree.sharing.shares, attached.tree.error_bytes)
 
-    def _counted(self, now: float) -> list[Sample]:
-        """What the stages count."""
+    def _counted(self, readings: Readings, now: float) -> list[Sample]:
+        """What the stages count. Of targets that were only glanced at, cleanups are counted at their next turn."""
         stages = self._stages
-        samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now)
+        samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now, readings.glanced)
         samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
         samples += stages.journal.samples(self._base, now)
         return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)

@@ -274,6 +274,43 @@ def test_targets_do_not_hurt_each_other(spawn: Callable[..., Program], obedient:
     assert (probes.attached("gone"), probes.attached("rag") is None) == (None, False)
 
 
+def test_many_targets_take_turns(spawn: Callable[..., Program]) -> None:
+    """Beyond 100 used bytes of each are read every time, everything else in turn, and is shown as it was meanwhile."""
+    program, count = spawn("leaky"), 3 * sampler.WHOLE_A_TICK
+    many = [target(program.pid, f"rag-{number}") for number in range(count)]
+    bases = {each.name: "anon" for each in many}
+    probes = Sampler(OWN, time.monotonic)
+    first = probes.read(many, 1.0, bases=bases)
+    program.tell("grow 100")
+    rounds = [probes.read(many, at, near={"rag-7"}, bases=bases) for at in (2.0, 3.0, 4.0)]
+    whole = [bases.keys() - found.glanced for found in rounds]
+    series = {(sample.labels, sample.at) for sample in rounds[0].samples if "target" in sample.labels}
+
+    assert not first.glanced, "the first look at a target is a whole one"
+    assert set().union(*whole) == set(bases), "after three rounds each has had its turn"
+    assert all("rag-7" in found and len(found) <= count // 3 + 1 for found in whole)
+    assert all(min(used["anon"] for used in found.used.values()) > first.used["rag-0"]["anon"] + 90 * MIB
+               for found in rounds), "used bytes are those of this moment"
+    assert {labels for labels, _ in series} == {s.labels for s in first.samples if "target" in s.labels}
+    assert all(at == (1.0 if labels["target"] in rounds[0].glanced else 2.0) for labels, at in series
+               if labels.metric != "rag_target_up"), "what is shown again says when it was read"
+
+
+def test_ended_target_is_noticed_out_of_turn(spawn: Callable[..., Program], obedient: Obedient) -> None:
+    """However many there are: one whose process has ended is down at the next look."""
+    program = spawn("leaky")
+    many = [target(obedient.process.pid, "gone")] + [target(program.pid, f"rag-{n}") for n in range(300)]
+    probes = Sampler(OWN, time.monotonic)
+    bases = {each.name: "anon" for each in many}
+    probes.read(many, 1.0, bases=bases)
+    obedient.end()
+
+    for at in (2.0, 3.0, 4.0):
+        found = probes.read(many, at, bases=bases)
+        up = {s.labels["target"]: s.value for s in found.samples if s.labels.metric == "rag_target_up"}
+        assert (up["gone"], up["rag-0"], "gone" in found.used) == (0, 1, False)
+
+
 def test_target_without_a_process_is_down() -> None:
     """Not there yet, or already gone: `up` is 0, and that is no error."""
     found = Sampler(OWN, time.monotonic).read([Target("rag", BASE, None)], 1.0)

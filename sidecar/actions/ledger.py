@@ -1,7 +1,7 @@
 """The record of what was tried and what came of it: bounded, counted for /metrics, and kept over restarts."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -132,13 +132,20 @@ class Ledger:
         self.disarmed.pop(target, None)
         self.disarmed_at.pop(target, None)
 
-    def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
-        """Every counter of the targets whose base labels are given; those of others are forgotten."""
+    def samples(self, bases: Iterable[Labels], at: float, spared: Collection[str] = ()) -> list[Sample]:
+        """Every counter of the targets whose base labels are given; those of others are forgotten.
+
+        Of those that are `spared` they are the samples that were given before.
+        """
         of_target = {base["target"]: base for base in bases}
         for target in self._tallies.keys() - of_target.keys():
             del self._tallies[target]
             self.rearm(target)
-        return [sample for target, base in of_target.items() for sample in self._tallies[target].samples(base, at)]
+        for target, base in of_target.items():
+            tally = self._tallies[target]
+            if target not in spared or not tally.told:
+                tally.told = list(tally.samples(base, at))
+        return [sample for target in of_target for sample in self._tallies[target].told]
 
     def drain(self) -> list[Row]:
         """What has changed since the last call: (attempt, stage, Unix seconds, plain JSON)."""

@@ -168,6 +168,11 @@ class CgroupProbe:
         self._count()
         return samples + self._told_events(at) + self._pressure.read(self._series, at)
 
+    def glance(self) -> list[Sample]:
+        """Bring `used` up to date, and nothing else. Raises like `read`."""
+        self.used = {"cgroup": self._bounds.read()[2]}
+        return []
+
     def _optional_gauges(self, at: float) -> list[Sample]:
         """What one file each says; one that cannot be read takes nothing else with it."""
         samples = []

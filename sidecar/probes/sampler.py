@@ -1,4 +1,8 @@
-"""Runs every probe on every target: timed, and a failure of one is counted and hurts no other."""
+"""Runs every probe on every target: timed, and a failure of one is counted and hurts no other.
+
+Up to `WHOLE_A_TICK` targets are read whole at every tick. Where there are more they take turns: of the others only
+used bytes are read, which rules compare with lines. What else was read of them stays as it is until their next turn.
+"""
 
 import errno
 from collections import Counter
@@ -18,6 +22,7 @@ from sidecar.probes.host import HostProbe
 from sidecar.probes.interpreters import Interpreters
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.tree import TreeProbe
+from sidecar.promql.steps import Steps, finish
 
 UP = Metric("rag_target_up", "gauge", "1 while the target's process is there and can be read, else 0.")
 INFO = Metric("rag_target_info", "info", "The process behind a target: the only series with its pid.")
@@ -27,6 +32,7 @@ CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can 
 METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *gc_remote.METRICS,
            *agent.METRICS, *cgroup.METRICS, *endpoint.METRICS)
 
+WHOLE_A_TICK = 100
 AGAIN_SECONDS = 30.0
 """How often a cgroup that could not be found is looked for again."""
 
@@ -40,7 +46,7 @@ UNLIMITED = "no memory limit is set on its cgroup, nor on one above as far as ca
 class Attached:
     """The probes of one target's process. Lives as long as that identity; `failed` says what cannot be read, and why.
 
-    `missing` is that of all probes together, at the last reading.
+    `missing` is that of all probes together, and `told` what they said, at the last whole reading.
     A cgroup that was found once is kept when it cannot be found again: what limits the target is not forgotten
     because it cannot be seen for a while.
     """
@@ -55,6 +61,7 @@ class Attached:
     pause_seconds: float = 0.0
     failed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    told: list[Sample] = field(default_factory=list)
 
     def look(self, no_agent: str) -> None:
         """Gather why what is not seen is not seen; `no_agent` is the agents' own reason."""
@@ -88,7 +95,8 @@ class Readings:
 
     `limits` are those of the cgroups: None where there is none, or none can be seen. `spent` are seconds by collector.
     `instances` are the names that programs have given to this start of theirs, of those targets that tell one.
-    `sights` say of each target what could be seen, and why not.
+    `sights` say of each target what could be seen, and why not. Samples of an earlier time are those of the targets in
+    `glanced`, of which nothing but used bytes was read.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -97,6 +105,7 @@ class Readings:
     spent: dict[str, float] = field(default_factory=dict)
     instances: dict[str, str] = field(default_factory=dict)
     sights: dict[str, Sight] = field(default_factory=dict)
+    glanced: set[str] = field(default_factory=set)
 
 
 class Scope(NamedTuple):
@@ -106,10 +115,28 @@ class Scope(NamedTuple):
     children: bool = True
 
 
+class _Errors(Counter[tuple[str, str]]):
+    """Readings that failed, by collector and reason. Lives as long as the sampler."""
+
+    def note(self, collector: str, error: Exception) -> None:
+        """One more."""
+        reason = errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else "parse"
+        self[collector, reason.lower()] += 1
+
+
+def _heard(agents: Agents | None, attached: Attached, at: float, known: Sequence[Sample]) -> list[Sample]:
+    """What the agents of a target tell, less what is `known` from outside: the figures of the collector."""
+    heard = agents.read(attached.target.name, attached.tree.slots, at) if agents else []
+    seen = {sample.labels for sample in known} if heard else ()
+    return [sample for sample in heard if sample.labels not in seen]
+
+
 def _unseen(why: str) -> Sight:
     """Of a target whose process is not there, or hidden. One that is known by a URL alone lacks none."""
     return Sight(("process",), {"process": why}) if why else Sight((), {})
 
+
+NO_BASES: Mapping[str, str] = {}
 
 Ask = Callable[[str, SeriesOf, float, float], EndpointReading | None]
 """`ask(target, series, at, since)` gives what the target's debug endpoint told last, if not before `since`.
@@ -141,24 +168,37 @@ class Sampler:
         self._attached: dict[str, Attached] = {}
         self._gone: dict[str, CgroupProbe] = {}
         self._host: HostProbe | None = None
-        self._errors: Counter[tuple[str, str]] = Counter()
+        self._errors = _Errors()
+        self._turn = 0
 
-    def read(self, targets: Sequence[Target], at: float, near: Collection[str] = ()) -> Readings:
+    def read(self, targets: Sequence[Target], at: float, near: Collection[str] = (),
+             bases: Mapping[str, str] = NO_BASES) -> Readings:
+        """`steps` without a pause."""
+        return finish(self.steps(targets, at, near, bases))
+
+    def steps(self, targets: Sequence[Target], at: float, near: Collection[str],
+              bases: Mapping[str, str]) -> Steps[Readings]:
         """Read every target once. A target that is gone or hidden has `rag_target_up` 0 and no reading.
 
-        Those that are `near` a line are not measured in ways for which they would have to wait.
+        Those that are `near` a line are read whole, but not in ways for which they would have to wait. `bases` say for
+        all others, as far as that is known, on which used bytes matter. Pauses between two targets.
         """
         found = Readings()
-        for target in targets:
+        found.samples.extend(self._read_host(at))
+        turns = -(-len(targets) // WHOLE_A_TICK)
+        self._turn += 1
+        for number, target in enumerate(targets, self._turn):
             attached = self._attach(target, found, at)
-            up = attached is not None and self._read(attached, found, at, calm=target.name not in near)
+            basis = bases.get(target.name) if number % turns and target.name not in near else None
+            up = attached is not None and (self._glance(attached, basis, found, at)
+                                           or self._read(attached, found, at, calm=target.name not in near))
             if not up:
                 self._detach(target.name)
             up = self._hear(target, found, at, up)
             found.samples.extend(self._words_of(target.name, at))
             found.samples.append(Sample(series(target.base, UP.name), float(up), at))
+            yield
         make = self._own_series.sample
-        found.samples.extend(self._read_host(targets, at))
         for collector, seconds in found.spent.items():
             found.samples.append(make(DURATION.name, seconds, at, "collector", collector))
         for (collector, reason), count in self._errors.items():
@@ -202,16 +242,14 @@ class Sampler:
             return []
         return gone.last_words(at)
 
-    def _read_host(self, targets: Sequence[Target], at: float) -> list[Sample]:
-        """The machine's figures, and what it leaves to each target that is there."""
+    def _read_host(self, at: float) -> list[Sample]:
+        """The machine's figures."""
         try:
             self._host = self._host or HostProbe(self._own_series, self._proc)
-            samples = self._host.read(at)
+            return self._host.read(at)
         except (OSError, ValueError) as error:
-            self._count("host", error)
+            self._errors.note("host", error)
             return []
-        return samples + [sample for target in targets if target.name in self._attached
-                          for sample in self._host.headroom(SeriesOf(target.base), at)]
 
     def _attach(self, target: Target, found: Readings, at: float) -> Attached | None:
         known = self._attached.get(target.name)
@@ -225,7 +263,7 @@ class Sampler:
         try:
             made = TreeProbe(target, census, self._timer, self._proc, self._skip)
         except (OSError, ValueError, IndexError) as error:
-            self._count("process", error)
+            self._errors.note("process", error)
             found.sights[target.name] = _unseen(told(error))
             return None
         self._attached[target.name] = Attached(target, made, Interpreters(self._proc), SeriesOf(target.base), at)
@@ -233,14 +271,14 @@ class Sampler:
 
     def _read(self, attached: Attached, found: Readings, at: float, calm: bool) -> bool:
         """Read the probes of one target; False if its process is gone."""
-        tree, name = attached.tree, attached.target.name
+        tree, name, start = attached.tree, attached.target.name, len(found.samples)
         if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
             found.sights[name] = _unseen(attached.failed["process"])
             return False
         found.used[name] = dict(tree.used)
-        start = len(found.samples)
-        self._read_one(attached, "gc", lambda: attached.interpreters.read(tree.slots, at, self._count), found)
-        self._read_one(attached, "agent", lambda: self._hear_agents(attached, at, found.samples[start:]), found)
+        seen = len(found.samples)
+        self._read_one(attached, "gc", lambda: attached.interpreters.read(tree.slots, at, self._errors.note), found)
+        self._read_one(attached, "agent", lambda: _heard(self.agents, attached, at, found.samples[seen:]), found)
         cgroup = self._cgroup_of(attached, at)
         if cgroup and self._read_one(attached, "cgroup", lambda: cgroup.read(at), found):
             found.used[name] |= cgroup.used
@@ -248,13 +286,28 @@ class Sampler:
         attached.look(self.agents.missing(name) if self.agents else "not looked for")
         found.sights[name] = Sight(SOUGHT, attached.missing)
         found.samples.extend(attached.facts(at))
+        if self._host:
+            found.samples.extend(self._host.headroom(attached.series, at))
+        attached.told = found.samples[start:]
         return True
 
-    def _hear_agents(self, attached: Attached, at: float, known: Sequence[Sample]) -> list[Sample]:
-        """What the agents tell, less what is `known` from outside: the figures of the collector."""
-        heard = self.agents.read(attached.target.name, attached.tree.slots, at) if self.agents else []
-        seen = {sample.labels for sample in known} if heard else ()
-        return [sample for sample in heard if sample.labels not in seen]
+    def _glance(self, attached: Attached, basis: str | None, found: Readings, at: float) -> bool:
+        """Read no more of a target than used bytes on this basis; False where it has to be read whole."""
+        tree, name = attached.tree, attached.target.name
+        if basis is None or not attached.told:
+            return False
+        cgroup = self._cgroup_of(attached, at) if basis == "cgroup" else attached.cgroup
+        if basis == "cgroup":
+            read = cgroup is not None and self._read_one(attached, "cgroup", cgroup.glance, found)
+        else:
+            read = self._read_one(attached, "process", lambda: tree.glance(at, basis), found)
+        if read:
+            found.used[name] = dict(cgroup.used if cgroup and basis == "cgroup" else tree.used)
+            found.limits[name] = cgroup.limit_bytes if cgroup else None
+            found.sights[name] = Sight(SOUGHT, attached.missing)
+            found.samples.extend(attached.told)
+            found.glanced.add(name)
+        return read
 
     def _hear(self, target: Target, found: Readings, at: float, up: bool) -> bool:
         """Add what the target's endpoint has told. Returns whether the target is up."""
@@ -281,7 +334,7 @@ class Sampler:
         try:
             found.samples.extend(read())
         except (OSError, ValueError, KeyError, IndexError) as error:
-            self._count(name, error)
+            self._errors.note(name, error)
             attached.failed[name] = told(error)
             return False
         attached.failed.pop(name, None)
@@ -299,13 +352,9 @@ class Sampler:
         except OSError as error:
             attached.failed["cgroup"] = told(error)
             attached.pause_seconds = AGAIN_SECONDS
-            self._count("cgroup", error)
+            self._errors.note("cgroup", error)
             return known
         attached.pause_seconds = 0.0
         if known:
             known.close()
         return attached.cgroup
-
-    def _count(self, collector: str, error: Exception) -> None:
-        reason = errno.errorcode.get(error.errno or 0, "error") if isinstance(error, OSError) else "parse"
-        self._errors[collector, reason.lower()] += 1

@@ -92,6 +92,13 @@ class TreeProbe:
                         for place, kind in ((2, "anon"), (3, "rss"))]
         return samples
 
+    def glance(self, at: float, kind: str) -> list[Sample]:
+        """Bring `used` up to date, of one kind that could be read the last time. Raises like `read`."""
+        self._tree.update(at)
+        if kind in self.used:
+            self.used = {kind: self._tree.used_bytes(kind)}
+        return []
+
     def _read_slot(self, slot: Slot, at: float) -> list[Sample]:
         try:
             return slot.process.read(at)

@@ -21,6 +21,7 @@ from sidecar.pipeline_families import USED
 from sidecar.probes.sampler import UP, Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql import context
+from sidecar.promql.steps import Steps
 from sidecar.promql.tree import metric_names
 from sidecar.replay.guard import VirtualGuard
 from sidecar.replay.program import Program
@@ -68,7 +69,8 @@ class _Script(Sampler):
         self._programs = programs
         self._extra = extra
 
-    def read(self, targets: Sequence[Target], at: float, near: Collection[str] = ()) -> Readings:
+    def steps(self, targets: Sequence[Target], at: float, near: Collection[str],
+              bases: Mapping[str, str]) -> Steps[Readings]:
         """One round: used bytes are on the basis that is told, whatever they were measured on when recorded."""
         found = Readings(self._extra(at))
         for target in targets:
@@ -78,6 +80,7 @@ class _Script(Sampler):
                 found.used[target.name] = {"endpoint": program.used_bytes}
                 found.limits[target.name] = program.limit_bytes
             found.samples.append(Sample(series(target.base, UP.name), float(up), at))
+        yield from ()
         return found
 
 
