@@ -35,20 +35,24 @@ class Interpreter(NamedTuple):
         return f"{'.'.join(map(str, self.version))} {self.command[0]}"
 
 
-@functools.cache
 def installed(oldest: tuple[int, int] = (3, 9)) -> list[Interpreter]:
     """Every CPython from `oldest` on that this machine has, each once."""
+    return [python for python in _installed() if python.version >= oldest]
+
+
+@functools.cache
+def _installed() -> list[Interpreter]:
+    """All of them, asked once. pyenv's shims stand for what is asked itself, and are slow."""
     home = os.path.expanduser("~/.pyenv/versions/*/bin/python3")
-    named = [found for minor in range(oldest[1], 16) if (found := shutil.which(f"python3.{minor}"))]
+    named = [found for minor in range(6, 16) if (found := shutil.which(f"python3.{minor}")) and "/shims/" not in found]
     found = {}
     for path in [sys.executable, *sorted(glob.glob(home)), *glob.glob("/usr/bin/python3"), *named]:
         ask = ("import sys; print(*sys.version_info[:3], sys.implementation.name, sys.version_info.releaselevel, "
                "sys.executable)")
         done = subprocess.run([path, "-c", ask], capture_output=True, text=True, timeout=60, check=False)
         major, minor, micro, implementation, level, program = done.stdout.split() or ("0", "0", "0", "", "", "")
-        version = (int(major), int(minor), int(micro))
-        if (implementation, level) == ("cpython", "final") and version >= oldest:
-            found.setdefault(os.path.realpath(program), Interpreter(version, (program,)))
+        if (implementation, level) == ("cpython", "final"):
+            found.setdefault(os.path.realpath(program), Interpreter((int(major), int(minor), int(micro)), (program,)))
     return list(found.values())
 
 
