@@ -17,7 +17,7 @@ from sidecar.web import api, modes, prometheus, rules
 from sidecar.web.admission import ALWAYS, BODY_BYTES, add_headers, admission, plain_errors
 from sidecar.web.bearer import Bearer
 from sidecar.web.breath import breath_of, through
-from sidecar.web.connection import Connection
+from sidecar.web.connection import Connection, Crowd
 from sidecar.web.metrics import Exposition
 from sidecar.web.orders import Orders
 from sidecar.web.parameters import limit, parameters
@@ -29,6 +29,10 @@ if TYPE_CHECKING:  # it takes memory, and few need it
 
 CONNECTIONS = 256
 """How many clients may be connected; each holds a file descriptor that the probes would lack."""
+ACCEPTED_AT_ONCE = 16
+"""How many clients are let in before others get the event loop."""
+QUEUE = 128
+"""How many clients the kernel lets wait to be let in."""
 SHUTDOWN_SECONDS = 2.0
 
 VIEW = web.AppKey("view", View)
@@ -148,7 +152,7 @@ async def serving(app: web.Application, listen: Sequence[str],
         await runner.setup()
         cleanup.push_async_callback(runner.cleanup)
         assert runner.server
-        accepted: Callable[[], asyncio.BaseProtocol] = partial(Connection, runner.server, CONNECTIONS)
+        accepted: Callable[[], asyncio.BaseProtocol] = partial(Connection, runner.server, Crowd(CONNECTIONS))
         secure = protection is not None and protection.now().context is not None
         if protection and secure:
             accepted = cleanup.enter_context(_with_tls(accepted, protection))
@@ -190,7 +194,11 @@ def parse_listen(address: str) -> tuple[str | None, int]:
 
 async def _listen(factory: Callable[[], asyncio.BaseProtocol], host: str | None, port: int) -> asyncio.Server:
     try:
-        return await asyncio.get_running_loop().create_server(factory, host, port)
+        server = await asyncio.get_running_loop().create_server(factory, host, port, backlog=ACCEPTED_AT_ONCE)
+        for listener in server.sockets:
+            with listener.dup() as same:
+                same.listen(QUEUE)  # asyncio has one number for both
+        return server
     except (OSError, UnicodeError) as error:  # UnicodeError: a host name that DNS could never carry
         reason, advice = _trouble(error, port)
         shown = f"[{host}]" if host and ":" in host else host or ""
