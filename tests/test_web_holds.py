@@ -12,7 +12,7 @@ from sidecar.model import Alert, Labels, Metric, Sample, Sight
 from sidecar.promql.context import Options
 from sidecar.promql.steps import ELEMENTS_A_PIECE
 from sidecar.store import Store
-from sidecar.web import query
+from sidecar.web import query, scrape
 from sidecar.web.server import build, serving
 from sidecar.web.view import Family, Snapshot, Sources, TargetStatus, View
 
@@ -91,6 +91,18 @@ def test_ranges_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert breaths >= 6 * PIECES
     assert text.count('"metric"') == len(METRICS) * TARGETS
+
+
+def test_pages_of_targets_are_found_once_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scrape of each target goes through the fleet's figures once, in pieces, and not once for each target."""
+    monkeypatch.setattr(scrape, "STANDARD", {METRICS[1].name: "figure_bytes"})
+    (first, one), (again, same), (other, two) = asyncio.run(breaths_of(
+        [f"/metrics/target/t{number}" for number in (1, 1, 1999)]))
+
+    assert first >= TARGETS // ELEMENTS_A_PIECE
+    assert max(again, other) <= 1  # of a page that is small
+    assert one == same
+    assert [text.splitlines()[-1] for text in (one, two)] == ["figure_bytes 1.0", "figure_bytes 1999.0"]
 
 
 def test_pages_of_a_fleet_let_others_run() -> None:

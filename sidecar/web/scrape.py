@@ -8,7 +8,8 @@ import json
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any, Literal, NamedTuple
 
 from aiohttp import web
@@ -16,9 +17,10 @@ from aiohttp import web
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample
 from sidecar.notify.payload import rfc3339
 from sidecar.promql.regex import predicate
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.promql.values import Matcher
 from sidecar.web.api import JSON, ApiError, Response, success
-from sidecar.web.breath import breath_of
+from sidecar.web.breath import breath_of, through
 from sidecar.web.metrics import Exposition
 from sidecar.web.parameters import Parameters, parameters
 from sidecar.web.query import Queries, sources_of
@@ -68,20 +70,37 @@ async def of_target(request: web.Request, queries: Queries) -> Response:
     if not up:
         return web.Response(status=503, text=f"{UNREADABLE}.\n")
     exposition = Exposition(of_itself=False)
-    exposition.publish(list(standard(snapshot, name)), snapshot.tick)
+    found = await through(by_target(snapshot), breath_of(queries.view))
+    exposition.publish([standard(family) for family in found.get(name, ())], snapshot.tick)
     return await exposition.handle(request, breath_of(queries.view))
 
 
-def standard(snapshot: Snapshot, target: str) -> Iterator[Family]:
-    """The families of a target under standard names. The main process goes without the label `process`."""
-    for metric, samples in snapshot.families:
-        if name := STANDARD.get(metric.name):
-            found: defaultdict[Labels, float] = defaultdict(float)
-            for labels, value, _ in samples:
-                if labels.get("target") == target:
-                    found[_plain(labels, name)] += value
-            yield Family(Metric(name, metric.type, metric.help),
-                         [Sample(labels, value, 0.0) for labels, value in found.items()])
+def by_target(snapshot: Snapshot) -> Steps[Mapping[str, Sequence[Family]]]:
+    """What there is of each target that has a standard name, still under ours. Sorted once for each snapshot."""
+    if not snapshot.by_target:
+        found: defaultdict[str, dict[Metric, list[Sample]]] = defaultdict(dict)
+        for metric, samples in snapshot.families:
+            if metric.name not in STANDARD:
+                continue
+            for number, sample in enumerate(samples, 1):
+                found[sample.labels.get("target", "")].setdefault(metric, []).append(sample)
+                if number % ELEMENTS_A_PIECE == 0:
+                    yield
+        snapshot.by_target.update((target, tuple(starmap(Family, of.items()))) for target, of in found.items())
+    return snapshot.by_target
+
+
+def standard(family: Family) -> Family:
+    """A family of a target under its standard name. The main process goes without the label `process`."""
+    metric = _standard(family.metric)
+    found: defaultdict[Labels, float] = defaultdict(float)
+    for labels, value, _ in family.samples:
+        found[_plain(labels, metric.name)] += value
+    return Family(metric, [Sample(labels, value, 0.0) for labels, value in found.items()])
+
+
+def _standard(metric: Metric) -> Metric:
+    return Metric(STANDARD[metric.name], metric.type, metric.help)
 
 
 def _plain(labels: Labels, name: str) -> Labels:
@@ -143,7 +162,7 @@ async def metadata(request: web.Request, queries: Queries) -> Response:
     """GET /api/v1/metadata: type and help of every metric of the sidecar's page. Raises ApiError."""
     given = await parameters(request)
     most, each = _count(given, "limit"), _count(given, "limit_per_metric")
-    known = told(queries.view.snapshot)
+    known = told(queries.view.snapshot.families)
     if wanted := given.first("metric"):
         known = {wanted: known[wanted]} if wanted in known else {}
     names = list(known)[:most]
@@ -155,25 +174,28 @@ async def of_targets(request: web.Request, queries: Queries) -> Response:
     given, about = await parameters(request), about_of(queries.view)
     most, metric = _count(given, "limit"), given.first("metric")
     matchers = [matcher for selector in selectors(given, "match_target") for matcher in selector]
-    rows = [row for page in scraped(queries.view.snapshot)
+    snapshot = queries.view.snapshot
+    found = await through(by_target(snapshot), breath_of(queries.view))
+    rows = [row for page in scraped(snapshot)
             if _match(matchers, labels := _labels(page, about))
-            for row in _rows(page, labels, queries.view.snapshot) if metric in ("", row["metric"])]
+            for row in _rows(labels, [Family(_standard(each), samples) for each, samples in found.get(page.target, ())]
+                             if page.target else snapshot.families)
+            if metric in ("", row["metric"])]
     if metric:
         rows = [{name: text for name, text in row.items() if name != "metric"} for row in rows]
     return success(rows[:most])
 
 
-def _rows(page: Scraped, labels: Labels, snapshot: Snapshot) -> Iterator[dict[str, Any]]:
-    families = list(standard(snapshot, page.target)) if page.target else snapshot.families
-    for name, said in told(Snapshot(families=families)).items():
+def _rows(labels: Labels, families: Sequence[Family]) -> Iterator[dict[str, Any]]:
+    for name, said in told(families).items():
         yield {"target": dict(labels), "metric": name, **said}
 
 
-def told(snapshot: Snapshot) -> dict[str, dict[str, str]]:
+def told(families: Sequence[Family]) -> dict[str, dict[str, str]]:
     """What the page says of each metric that has samples, by its name in the text format. Infos are gauges there."""
     kinds: Mapping[str, Literal["gauge", "unknown"]] = {"info": "gauge"}
     return {metric.name: {"type": kinds.get(metric.type, metric.type), "help": metric.help, "unit": ""}
-            for metric, samples in snapshot.families if samples}
+            for metric, samples in families if samples}
 
 
 def _match(matchers: list[Matcher], labels: Labels) -> bool:

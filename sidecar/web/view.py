@@ -46,7 +46,8 @@ class Snapshot:
 
     `unready` says why the sidecar is not ready; the empty string means that it is. `actions` are JSON objects as
     `GET /api/v1/actions` returns them, each with `started_at`; `decisions` and `incidents` alike, each with `target`.
-    `modes` has the targets whose mode is known; `sights` say what can be seen of each target, and why not.
+    `modes` has the targets whose mode is known; `sights` say what can be seen of each target, and why not. `by_target`
+    is empty until a page of a target is first asked for.
     """
 
     tick: int = 0
@@ -59,6 +60,7 @@ class Snapshot:
     incidents: Sequence[Mapping[str, Any]] = ()
     modes: Mapping[str, ModeStatus] = field(default_factory=dict)
     sights: Mapping[str, Sight] = field(default_factory=dict)
+    by_target: dict[str, Sequence[Family]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
