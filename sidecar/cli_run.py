@@ -1,7 +1,6 @@
 """`rag-sidecar run`: its flags, and the desk that it starts, which loads no other command."""
 
 import argparse
-import mimetypes
 import os
 import signal
 import sys
@@ -46,8 +45,10 @@ def desk(arguments: Sequence[str]) -> int:
     said = parser.parse_args(arguments)
 
     def run() -> int:
-        mimetypes.knownfiles.clear()  # 0.4 MiB that aiohttp would read about files of which we serve none
-        from sidecar.app import run as be_desk  # not before the arguments are known to be good
+        from sidecar.web import frugal  # not before the arguments are known to be good
+
+        frugal.load()
+        from sidecar.app import run as be_desk
 
         return be_desk(partial(_settings, said), said.guard_fd, said.starts, said.short_lives)
 

@@ -27,7 +27,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"web", "doctor", "explain", "attach"},
     {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
     {"promql", "guard"},
-    {"model", "errors", "clock", "logs", "secretfile"},
+    {"model", "errors", "clock", "logs", "secretfile", "trust"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines
     {"tuples"},
 ]

@@ -35,10 +35,10 @@ class Access:
         before, self._header = self._header, None
         return self.header() != before
 
-    def context(self) -> ssl.SSLContext | bool:
-        """What to connect with; True is what is usual. Raises ValueError if a file cannot be used."""
+    def context(self) -> ssl.SSLContext | None:
+        """What to connect with; None: what is usual. Raises ValueError if a file cannot be used."""
         if self._of.tls is None:
-            return True
+            return None
         if self._context is None:
             self._context = tls_context(self._of.tls)
         return self._context

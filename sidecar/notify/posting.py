@@ -7,6 +7,7 @@ import aiohttp
 
 from sidecar import __version__
 from sidecar.notify.options import Alertmanager, without_credentials
+from sidecar.trust import context_for
 
 if TYPE_CHECKING:
     from sidecar.notify.access import Access
@@ -69,7 +70,7 @@ class Post:
     async def _send(self, session: Session, body: bytes) -> tuple[Answer, int]:
         header = self._access.header() if self._access else None
         headers = {**self._headers, "Authorization": header} if header else self._headers
-        context = self._access.context() if self._access else True
+        context = (self._access.context() if self._access else None) or context_for(self._url)
         try:
             async with session.post(self._url, data=body, headers=headers, timeout=self._timeout, ssl=context,
                                     server_hostname=self._server_name, allow_redirects=False) as response:

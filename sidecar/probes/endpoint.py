@@ -17,6 +17,7 @@ from sidecar.model import Metric, Sample
 from sidecar.probes import endpoint_json, endpoint_page
 from sidecar.probes.endpoint_figures import OTHER, Endpoint, Figures
 from sidecar.probes.series import SeriesOf
+from sidecar.trust import context_for
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +207,8 @@ class _Poller:
 
 async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint) -> Figures:
     """One question and its answer. Raises ProbeFailed, and OSError and aiohttp.ClientError as they come."""
-    async with session.get(endpoint.url, headers=dict(endpoint.headers), allow_redirects=False) as response:
+    async with session.get(endpoint.url, headers=dict(endpoint.headers), allow_redirects=False,
+                           ssl=context_for(endpoint.url)) as response:
         if response.status != 200:
             reason = "redirect" if 300 <= response.status < 400 else "status"
             raise ProbeFailed(reason, f"answered {response.status}")
