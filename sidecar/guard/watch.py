@@ -13,13 +13,19 @@ SHORTEST_SECONDS = 0.001
 MOST_SHARE_OF_TIME = 0.1
 """How much of the time may go into looking at one target, however near a line it is: a tree takes many readings."""
 LONGEST_SECONDS = 1.0
-BURST_BYTES_PER_SECOND = 1 << 30
+BURST_BYTES_PER_SECOND = 3 << 30
 """What a process may do next whatever it did lately: one core touches fresh pages at 1 to 3 GB/s."""
+FEW = 50
+"""So many targets are looked at as if each could burst next; of more, each is looked at less often, down to a third."""
 
 
-def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: float) -> float:
-    """How long until the next look: the distance to the line at twice the growth seen lately, or at a burst's."""
-    pace = max(2 * growth_bytes_per_second, BURST_BYTES_PER_SECOND)
+def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: float, crowd: int = 1) -> float:
+    """How long until the next look: the distance to the line at twice the growth seen lately, or at a burst's.
+
+    `crowd` is how many targets are looked at: a share of all of the guard's time is theirs together.
+    """
+    burst = BURST_BYTES_PER_SECOND / min(3.0, max(1.0, crowd / FEW))
+    pace = max(2 * growth_bytes_per_second, burst)
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
@@ -170,10 +176,10 @@ class Watch:
             self._reader.tell(used_bytes, now)
             self.next_look = 0.0
 
-    def look(self, now: float) -> Standing | None:
+    def look(self, now: float, crowd: int = 1) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.
 
-        Raises OSError, ValueError or KeyError if used bytes cannot be read.
+        `crowd` is how many targets are looked at. Raises OSError, ValueError or KeyError if used bytes cannot be read.
         """
         begun = monotonic()
         used = self._reader.read(now)
@@ -183,15 +189,15 @@ class Watch:
             self._growth = max(pace, 0.8 * self._growth, 0.0)
         self.used_bytes, self._looked_at = used, now
         live = [s for s in self.standing if s.times > 0 and now < s.until]
-        self.next_look = now + max(least, min((self._away(s, now) for s in live), default=LONGEST_SECONDS))
+        self.next_look = now + max(least, min((self._away(s, now, crowd) for s in live), default=LONGEST_SECONDS))
         return next((s for s in live if s.ready(now) and s.order.crossed(used)), None)
 
-    def _away(self, standing: Standing, now: float) -> float:
+    def _away(self, standing: Standing, now: float, crowd: int) -> float:
         wait = min(LONGEST_SECONDS, standing.not_before - now)
         if wait > 0:
             return wait
         line = standing.order.line_bytes
-        return LONGEST_SECONDS if line is None else away_seconds(self.used_bytes, line, self._growth)
+        return LONGEST_SECONDS if line is None else away_seconds(self.used_bytes, line, self._growth, crowd)
 
     def read_used(self) -> float:
         """Used bytes now, for the check right before delivery. Raises like `look`."""

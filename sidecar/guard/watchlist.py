@@ -158,7 +158,7 @@ class Watchlist:
             if now < watch.next_look:
                 continue
             try:
-                standing = watch.look(now)
+                standing = watch.look(now, len(self._watches))
             except (OSError, ValueError, KeyError) as error:
                 self._unreadable(watch, error)
                 continue
