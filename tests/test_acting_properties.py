@@ -263,7 +263,7 @@ def play(trace: list[tuple[Done, int]], world: World) -> None:
         law(world)
 
 
-@examples(150)
+@examples(60)
 @given(trace=TRACES, options=st.sampled_from(sorted(SETTINGS)), used=st.sampled_from([400.0, 400.0, 850.0, 1000.0]))
 def test_laws_of_acting_hold_whatever_happens(
         folder: Path, trace: list[tuple[Done, int]], options: str, used: float) -> None:

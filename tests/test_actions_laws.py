@@ -124,4 +124,4 @@ class Laws(RuleBasedStateMachine):
 
 
 TestLaws = Laws.TestCase
-TestLaws.settings = settings(examples(500), stateful_step_count=25)
+TestLaws.settings = settings(examples(250), stateful_step_count=25)

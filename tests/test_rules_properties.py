@@ -229,7 +229,7 @@ EVENT = st.one_of(*[EVALUATION] * 12, st.tuples(st.just("reload"), TERMS),
                   st.tuples(st.just("restart"), st.sampled_from([0.4, 15.0, 45.5, 1000.0, 4000.0])))
 
 
-@examples(300)
+@examples(150)
 @given(TERMS, st.lists(EVENT, min_size=10, max_size=40))
 def test_alerts_live_as_they_should(terms: Terms, events: list[tuple[Any, ...]]) -> None:
     """Whatever comes and goes, fails, is reloaded or restarted: states, times, values and series are the expected."""
@@ -310,7 +310,7 @@ def commanded(*arguments: str) -> tuple[int, str]:
     return code, said.getvalue()
 
 
-@examples(150)
+@examples(75)
 @given(text=YAML)
 def test_any_rule_file_is_loaded_or_explained(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """What a file says is rules, which can be evaluated, or mistakes, each with its place; both commands agree."""
@@ -413,7 +413,7 @@ TEMPLATE = st.recursive(
     max_leaves=6)
 
 
-@examples(500)
+@examples(250)
 @given(TEMPLATE, st.sampled_from([1.5, math.nan, math.inf, -1e300, 0.0]))
 def test_any_template_gives_a_text(text: str, value: float) -> None:
     """A template is refused when it is read, or gives a text, if need be the text of its error."""
