@@ -34,7 +34,7 @@ from sidecar.procfs import Identity
 from sidecar.promql.context import Options
 from sidecar.promql.features import Features
 from sidecar.rules.source import MAX_SAMPLES, MAX_SECONDS, Bounded
-from sidecar.store import Store
+from sidecar.store import Store, budget_bytes
 from sidecar.web import lifecycle
 from sidecar.web.control import build_control, listening
 from sidecar.web.journal import route
@@ -75,7 +75,7 @@ class _Desk:
         self._short_lives = short_lives
         self._view = View()
         self._roster = Roster(parts.wanted, ourselves())
-        self._store = Store()
+        self._store = Store(budget_bytes(len(parts.names)))
         self._known: dict[str, Identity] = {}
         self._unserved = False
         self._over = False
@@ -226,6 +226,7 @@ class _Desk:
             self._agents.change(parts.reaches)
             self._endpoints.change(parts.endpoints)
             self._store.keep(parts.needs)
+            self._store.budget_bytes = budget_bytes(len(parts.names))
             self._pipeline.change(groups, parts.plans, settings.actions, wall())
             self._view.sources = replace(sources, groups=groups)
             self._view.about = replace(about, external_labels=settings.external_labels, settings=_shown(settings),

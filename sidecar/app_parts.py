@@ -8,6 +8,7 @@ from sidecar.config_settings import Target
 from sidecar.discovery.match import ByPid, ByUrl
 from sidecar.discovery.roster import Wanted
 from sidecar.errors import SidecarError
+from sidecar.guard.wire import MOST_TARGETS
 from sidecar.model import Cleanup, Labels
 from sidecar.pipeline import Plan
 from sidecar.probes.agent import Reach
@@ -56,8 +57,13 @@ class Parts:
 def parts_of(settings: Settings, before: Sequence[GroupSpec] = ()) -> Parts:
     """Read the rules, and take apart what is configured. Raises RuleError with every mistake in every file.
 
+    SidecarError for more targets than the guard holds.
+
     Groups that are as they were `before` are those very objects.
     """
+    if len(settings.targets) > MOST_TARGETS:
+        raise SidecarError(f"{len(settings.targets)} targets are more than {MOST_TARGETS}",
+                           help="run several sidecars, each with a part of them and a storage path of its own")
     features, known = Features.of(settings.features), {(spec.file, spec.name): spec for spec in before}
     loaded = load(settings.rules if settings.rules is not None else shipped(),
                   experimental=features.experimental_functions)

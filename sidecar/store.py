@@ -17,6 +17,8 @@ RAW_SECONDS = 300.0
 SLOT_SECONDS = 5.0
 KEEP_SECONDS = 3600.0
 BUDGET_BYTES = 16 * 1024 * 1024
+TARGET_BYTES = 112 * 1024
+"""What the series of one target take with as much of their past as the shipped rules look at, and some of the rest."""
 
 SAMPLE_BYTES = 16
 SERIES_BYTES = 850
@@ -180,6 +182,11 @@ class _Index:
             if family and (len(on_name) == (fixed is not None) or all(predicate(one)(metric) for one in on_name)):
                 found += family.matching(others)
         return found
+
+
+def budget_bytes(targets: int) -> int:
+    """What the samples of so many targets may take."""
+    return max(BUDGET_BYTES, targets * TARGET_BYTES)
 
 
 class Store:

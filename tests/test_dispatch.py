@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from conftest import Target, wait_until
+from guarding import Hands
 from servers import free_port
 from sidecars import config, running_sidecar
 
 from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.flight import NAME, open_record
 from sidecar.guard import wire
+from sidecar.guard.process import Remote
 from sidecar.guard.record import FlightRecord, recover
 from sidecar.guard.wire import Basis, Event
 from sidecar.procfs import Identity
@@ -108,6 +110,27 @@ def test_orders_that_the_guard_has_no_room_for_are_not_in_force(line: Line) -> N
     line.dispatch.receive()
 
     assert not line.dispatch.in_force("t")
+
+
+def test_desk_that_starts_anew_learns_of_as_many_targets_as_there_may_be(
+        line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all 1024, with names as long as they may be; one more is refused."""
+    held = IDENTITY._replace(boot_id="b" * 36)
+    monkeypatch.setattr(Remote, "identity", held)
+    names = [f"{number:04}".ljust(100, "x") for number in range(wire.MOST_TARGETS)]
+    hands = Hands()
+    try:
+        for name in names:
+            hands.watchlist.watch(name, None, list(Basis("told")))
+        with pytest.raises(ValueError, match="one more than 1024"):
+            hands.watchlist.watch("another", None, list(Basis("told")))
+        for part in hands.watchlist.held():
+            assert wire.send(line.guard, wire.encode("held", **part)), "there is room for all parts at once"
+    finally:
+        hands.close()
+    assert wire.send(line.guard, wire.encode("welcome", program_pid=7))
+
+    assert line.dispatch.hello("", courier=False) == (7, dict.fromkeys(names, held))
 
 
 def test_who_acts_on_a_target_is_known_also_to_a_desk_that_starts_anew(line: Line) -> None:

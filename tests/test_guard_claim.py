@@ -71,7 +71,7 @@ def test_one_of_two_guards_acts_and_the_other_says_why_not(
 
     assert (refused.order, refused.detail["reason"]) == ("o", "another_sidecar")
     assert guards[1].kinds() == ["foreign", "refused", "spent"]
-    assert guards[1].watchlist.claims.lost == ["t"]
+    assert [part["foreign"] for part in guards[1].watchlist.held()] == [["t"]]
     assert handled(tmp_path / "handled") == 1
     assert "foreign" not in guards[0].kinds()
 
@@ -90,7 +90,7 @@ def test_when_the_one_ends_the_other_takes_over(
     guards[1].until("answered")
 
     assert guards[1].kinds() == ["foreign", "owned", "crossed", "delivered", "answered"]
-    assert guards[1].watchlist.claims.lost == []
+    assert not any(part["foreign"] for part in guards[1].watchlist.held())
     wait_until(lambda: target.tell("grow 0") == 0, 5, "the memory to be dropped")
 
 

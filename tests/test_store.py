@@ -15,7 +15,7 @@ from sidecar.promql.parse import parse
 from sidecar.promql.regex import predicate
 from sidecar.promql.steps import finish
 from sidecar.promql.values import Matcher, Vector
-from sidecar.store import SERIES_BYTES, Store
+from sidecar.store import BUDGET_BYTES, SERIES_BYTES, TARGET_BYTES, Store, budget_bytes
 
 NOW = 1_700_000_000.0
 
@@ -177,6 +177,12 @@ def test_over_the_budget_unread_series_shrink_first() -> None:
     assert store.shrunk > 10_000
     assert len(points(store, USED.metric, NOW + 1999 - 600)) == 600
     assert all(points(store, each.metric)[-1] == (NOW + 1999, 1999.0) for each in unread)
+
+
+def test_budget_grows_with_the_targets() -> None:
+    """Few targets share what there always is; of many each has its own part, and the newest is not refused."""
+    assert [budget_bytes(count) for count in (0, 1, 100)] == [BUDGET_BYTES] * 3
+    assert budget_bytes(1000) == 1000 * TARGET_BYTES > BUDGET_BYTES
 
 
 def test_read_series_shrink_when_nothing_else_is_left() -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger("sidecar.actions")
 
 HELLO_SECONDS = 5.0
 MOST_UNLINKED = 4096
-NO_WELCOME = wire.encode("welcome", program_pid=0, watched=[])
+NO_WELCOME = wire.encode("welcome", program_pid=0)
 MOST_ORDER_BYTES = wire.MAX_MESSAGE_BYTES // 2
 """The guard tells of an order with its labels: that has to fit into a message, too."""
 
@@ -63,9 +63,7 @@ class Dispatch:
             hello = wire.encode("hello", kill_switch=kill_switch, courier=courier, agent=agent)
             if not wire.send(self.sock, hello, record):
                 raise BrokenPipeError(errno.EPIPE, "it has hung up")
-            data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
-            self.ended = not data
-            kind, body = wire.decode(data or NO_WELCOME)
+            kind, body = self._hear_welcome()
         except (OSError, ValueError) as error:
             raise SidecarError(f"the guard did not answer: {error}", help="start with `rag-sidecar run`") from error
         self.sock.setblocking(False)
@@ -73,13 +71,25 @@ class Dispatch:
             raise SidecarError(f"the guard said {kind!r} instead of welcome")
         known = {str(name): wire.identity(raw) for name, raw in body["watched"]}
         self._watched = {name: (found, None) for name, found in known.items()}
-        self.foreign = {str(name) for name in body.get("foreign", ())}
+        self.foreign = {str(name) for name in body["foreign"]}
         first = int(body.get("first", 0))
         if record >= 0 and not first and not self.ended:
             log.warning("the guard keeps its flight record in memory only", extra={
                 "help": "another sidecar uses this storage path: give each its own with --storage.path"})
         self.left = [event for event in self.left if event.number < first]
         return int(body["program_pid"]), known
+
+    def _hear_welcome(self) -> tuple[str, dict[str, Any]]:
+        """The guard's answer, with all that it has told before of what it holds. Raises OSError or ValueError."""
+        held: dict[str, list[Any]] = {"watched": [], "foreign": []}
+        while True:
+            data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
+            self.ended = not data
+            kind, body = wire.decode(data or NO_WELCOME)
+            for what, known in held.items():
+                known += body.get(what, ())
+            if kind != "held":
+                return kind, body | held
 
     def change(self, kill_switch: str, courier: bool) -> bool:
         """Have the guard know what a reload has changed of what `hello` said. False if it has no room for it now."""

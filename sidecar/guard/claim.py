@@ -28,11 +28,6 @@ class Claims:
         self._held: dict[tuple[int, int], tuple[list[int], set[str]]] = {}
         self._foreign: dict[str, float] = {}
 
-    @property
-    def lost(self) -> list[str]:
-        """The targets on which another sidecar acts."""
-        return list(self._foreign)
-
     def foreign(self, target: str) -> bool:
         """Whether another sidecar acts on this target."""
         return target in self._foreign

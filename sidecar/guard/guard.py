@@ -210,8 +210,9 @@ class Guard:
         self._deliveries.kill_switch = str(kill_switch)
         self._courier_wanted = bool(courier)
         self._desk.hello()
-        self._desk.tell("welcome", program_pid=self._program_pid, watched=self._watchlist.identities(),
-                        first=self._record.first if kept else 0, foreign=self._watchlist.claims.lost)
+        for part in self._watchlist.held():
+            self._desk.tell("held", **part)
+        self._desk.tell("welcome", program_pid=self._program_pid, first=self._record.first if kept else 0)
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)

@@ -16,14 +16,15 @@ from sidecar.guard.watch import LONGEST_SECONDS, Standing, Watch
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 KILL_SWITCH_SECONDS = 10.0
 TROUBLE_SECONDS = 0.05
 DOUBT_SECONDS = 1.0
 """Until used bytes that were read exactly, and found below the line, are looked at again."""
-MOST_TARGETS = 300
-"""As many as a welcome has room to name, each with a name of 100 letters."""
+NAMED_AT_ONCE = 150
+"""So many targets have room in one message to the desk, each with a name of 100 letters."""
 
 
 class Watchlist:
@@ -38,9 +39,12 @@ class Watchlist:
         self._watches: dict[str, Watch] = {}
         self._rests: dict[str, tuple[int, float]] = {}
 
-    def identities(self) -> list[list[Any]]:
-        """[target, identity] of everything under watch, for a desk that starts anew."""
-        return [[name, list(watch.process.identity)] for name, watch in self._watches.items() if watch.process.identity]
+    def held(self) -> Iterator[dict[str, Any]]:
+        """[target, identity] of everything under watch, in parts, and on what of it another sidecar acts."""
+        held = [(name, watch.process.identity) for name, watch in self._watches.items() if watch.process.identity]
+        for start in range(0, len(held), NAMED_AT_ONCE):
+            part = held[start:start + NAMED_AT_ONCE]
+            yield {"watched": part, "foreign": [name for name, _ in part if self.claims.foreign(name)]}
 
     def watch(self, target: str, identity: list[Any] | None, basis: list[Any]) -> None:
         """Hold this life of this process; the same identity on the same basis is kept as it is.
@@ -51,8 +55,8 @@ class Watchlist:
         known = self._watches.get(target)
         if wanted and wanted.pid == os.getpid():
             raise ValueError(f"target {target} is the guard itself")
-        if known is None and len(self._watches) == MOST_TARGETS:
-            raise ValueError(f"target {target} is one more than {MOST_TARGETS}")
+        if known is None and len(self._watches) == wire.MOST_TARGETS:
+            raise ValueError(f"target {target} is one more than {wire.MOST_TARGETS}")
         try:
             if known is None or known.process.identity != wanted:
                 self.unwatch(target)

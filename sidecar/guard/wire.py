@@ -3,10 +3,10 @@
 `_socket` is what is below `socket`, which would take a sixteenth of the guard's memory budget for its enumerations.
 
 The desk says hello (once, when its configuration is good; with it comes the file for the flight record), beat, watch,
-told, unwatch, link (with it comes a socket to an agent), orders and deliver. The guard says welcome (in answer to
-hello), applied (all orders up to a serial number are in force), unlinked (a socket is of no more use) and event. The
-guard tells of a message that it cannot read and goes on; one that the desk cannot read ends the desk, because both come
-from one package.
+told, unwatch, link (with it comes a socket to an agent), orders and deliver. The guard says, in answer to hello, held
+(what it watches, in parts) and welcome; then applied (all orders up to a serial number are in force), unlinked (a
+socket is of no more use) and event. The guard tells of a message that it cannot read and goes on; one that the desk
+cannot read ends the desk, because both come from one package.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ if TYPE_CHECKING:
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 65536
+LINE_BYTES = 1 << 20
+"""What may be on its way in one direction; the kernel gives as much as it allows (wmem_max, usually a fifth)."""
 LONGEST_INTEGER = 40
 MOST_SIGNALS = 64
 INT_BYTES = 4
 LONGEST_TIMEOUT_SECONDS = 600.0
 MOST_ARGUMENTS = 64
 MOST_ARGUMENTS_CHARACTERS = 8192
+MOST_TARGETS = 1024
 MOST_PIDS = 1 << 22
 """The kernel's PID_MAX_LIMIT."""
 
@@ -197,6 +200,8 @@ def pair() -> tuple[_socket.socket, _socket.socket]:
     """Two ends: the guard's, which never blocks, and the one to be inherited by a child."""
     ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    for end in (ours, theirs):
+        end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, LINE_BYTES)
     return ours, theirs
 
 
