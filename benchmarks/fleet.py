@@ -2,7 +2,7 @@
 
 import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from sidecar.model import Labels, Sample
@@ -72,14 +72,18 @@ def _collector(main: tuple[tuple[str, str], ...]) -> Iterator[Shape]:
 
 
 class Fleet:
-    """`targets` processes, watched since `began` (Unix seconds); `over_lines` has three alerts of each firing."""
+    """`targets` processes, watched since `began` (Unix seconds); `over_lines` has three alerts of each firing.
 
-    def __init__(self, targets: int, began: float, *, over_lines: bool = False) -> None:
+    `without` names metrics that are left out.
+    """
+
+    def __init__(self, targets: int, began: float, *, over_lines: bool = False, instance: str = "box:11611",
+                 without: Collection[str] = ()) -> None:
         self.targets, self.began = targets, began
         shapes = tuple(_shapes(over_lines))
-        self._series = [(Labels({"__name__": shape.name, "job": "rag-sidecar", "instance": "box:11611",
+        self._series = [(Labels({"__name__": shape.name, "job": "rag-sidecar", "instance": instance,
                                  "target": f"rag-{target:04}", **dict(shape.labels)}), shape, target)
-                        for target in range(targets) for shape in shapes]
+                        for target in range(targets) for shape in shapes if shape.name not in without]
 
     def __len__(self) -> int:
         return len(self._series)

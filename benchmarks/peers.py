@@ -42,6 +42,7 @@ class Pace(NamedTuple):
 TUNED = Pace("1s", "0s", "1s")
 DEFAULT = Pace("1m", "30s", "5m")
 """As they are where nothing is configured."""
+LEAN = ("-threads=false", "-gather-smaps=false")
 
 
 def resident_bytes(pid: int) -> tuple[int, int]:
@@ -77,12 +78,12 @@ def pipeline(folder: Path, program: str, pids: Sequence[int], line_bytes: int, p
 
 
 @contextmanager
-def process_exporter(folder: Path, program: str) -> Iterator[str]:
+def process_exporter(folder: Path, program: str, flags: Sequence[str] = LEAN) -> Iterator[str]:
     """Its address. Every process whose command line has `program` is a group of its own."""
     config, port = folder / "exporter.yml", free_port()
     config.write_text(json.dumps({"process_names": [{"name": "{{.PID}}", "cmdline": [re.escape(program)]}]}))
     command = [find_binary("process-exporter", "prometheus-process-exporter"), "-config.path", config,
-               f"-web.listen-address=127.0.0.1:{port}", "-threads=false", "-gather-smaps=false"]
+               f"-web.listen-address=127.0.0.1:{port}", *flags]
     with running(command, folder / "exporter.log"):
         yield f"127.0.0.1:{port}"
 

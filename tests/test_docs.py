@@ -4,6 +4,7 @@ import argparse
 import functools
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -166,3 +167,13 @@ def test_no_file_names_a_registry_or_a_machine():
                 found.append(f"{place(path)}:{number}: {line.strip()[:100]}")
 
     assert found == []
+
+
+def test_what_the_readme_says_about_costs_was_measured() -> None:
+    """The README's figures are those of the last measurement: benchmarks/figures.py writes them."""
+    readme = (ROOT / "README.md").read_text()
+    said = re.search(r"<!-- cost: by benchmarks/figures.py -->\n(.*?)<!-- end of cost -->", readme, re.DOTALL)
+    made = subprocess.run([sys.executable, "-c", "import figures; print(figures.section(), end='')"], check=True,
+                          cwd=ROOT / "benchmarks", capture_output=True, text=True, timeout=60)
+    assert said
+    assert said[1] == made.stdout

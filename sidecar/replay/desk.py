@@ -41,11 +41,16 @@ Extra = Callable[[float], list[Sample]]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What is around the programs: when the machine was booted (Unix time), how often the desk looks, other series."""
+    """What is around the programs: when the machine was booted (Unix time), how often the desk looks, other series.
+
+    `store` and `journal` replace those of a replay: what rules look at, and nothing on disk.
+    """
 
     booted: float
     interval_seconds: float = 1.0
     extra: Extra = lambda _: []
+    store: Store | None = None
+    journal: Journal | None = None
 
 
 class _Cast(Roster):
@@ -127,7 +132,7 @@ class Desk:
         self._booted, self._now = scene.booted, guard.now
         self.guard = guard
         self.view = View()
-        self.store = _Shelf(read_by(specs))
+        self.store = scene.store or _Shelf(read_by(specs))
         terms: dict[str, Any] = {"external_labels": {}, "external_url": URL}
         self.groups = [Group(spec, default_interval_seconds=scene.interval_seconds, **terms) for spec in specs]
         self.ledger, self.journal = Ledger(), Memory()
@@ -136,8 +141,8 @@ class Desk:
         query = Bounded(self.store.select, self.store.newest, context.Options())
         stages = Stages(
             _Cast(programs, {name: base.merged({"target": name}) for name in programs}), _Script(programs, scene.extra),
-            self.store, self.groups, query, self.ledger, self.dispatch, Notifier((), external_url=URL), self.journal,
-            self.view, _at_once, self._since_boot)
+            self.store, self.groups, query, self.ledger, self.dispatch, Notifier((), external_url=URL),
+            scene.journal or self.journal, self.view, _at_once, self._since_boot)
         self.pipeline = Pipeline(stages, plans, options, base, 1)
         guard.hear()
 
