@@ -13,6 +13,7 @@ from sidecar import (
     cli_control,
     cli_orders,
     cli_query,
+    cli_reload,
     cli_replay,
     cli_rules,
     cli_run,
@@ -48,7 +49,7 @@ examples:
   rag-sidecar check config                   the defaults and the environment
   rag-sidecar check config sidecar.yml       each setting, and who said so
   rag-sidecar check rules my-rules.yml       mistakes and lint
-  rag-sidecar check web-config web.yml       a --web.config.file, its certificates
+  rag-sidecar check web-config web.yml       --web.config.file, certificates
 
 Exit codes: 0 fine, 1 mistakes, 3 only lint of rules. docs/configuration.md
 """,
@@ -89,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_control.add(commands)
     cli_orders.add(commands)
     cli_thresholds.add(commands)
+    cli_reload.add(commands)
     cli_agent.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute",
                                epilog=EXAMPLES["demo"], formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,7 +7,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -79,8 +79,12 @@ class Way(NamedTuple):
         return self.asked("POST", path, body)
 
     @contextmanager
-    def asked(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[HTTPResponse]:
-        """Send a request: the answer, of status 200, to be read inside. Raises SidecarError, Refusal among them."""
+    def asked(self, method: str, path: str, body: Mapping[str, Any] | None = None, *,
+              told: Container[int] = ()) -> Iterator[HTTPResponse]:
+        """Send a request: the answer, of status 200 or one of `told`, to be read inside.
+
+        Raises SidecarError, Refusal among them.
+        """
         headers = {} if body is None else {"Content-Type": "application/json"}
         if self.path is not None:
             line: HTTPConnection = Line(self.path)
@@ -90,7 +94,7 @@ class Way(NamedTuple):
         try:
             line.request(method, path, None if body is None else json.dumps(body), headers)
             answer = line.getresponse()
-            if answer.status != 200:
+            if answer.status != 200 and answer.status not in told:
                 raise _refused(answer)
             yield answer
         except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:

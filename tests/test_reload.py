@@ -68,6 +68,12 @@ def reload(sidecar: Sidecar, method: str = "POST", headers: Iterable[tuple[str, 
             return error.code, error.read().decode()
 
 
+def command(*flags: str) -> subprocess.CompletedProcess[str]:
+    """`rag-sidecar reload`, as a user types it."""
+    return subprocess.run([sys.executable, "-P", "-m", "sidecar", "reload", *flags],
+                          capture_output=True, text=True, timeout=60, check=False)
+
+
 def in_force(sidecar: Sidecar, line: str) -> float | None:
     """Bytes of a line of the only target."""
     return sidecar.value("rag_memory_threshold_bytes", f'level="{line}"')
@@ -140,6 +146,25 @@ def test_broken_configuration_changes_nothing(spawn: Spawn, tmp_path: Path) -> N
         wait_until(lambda: sidecar.value("rag_sidecar_config_last_reload_successful") == 1, 20, "the metric")
 
 
+def test_command_reloads_and_tells_every_mistake(spawn: Spawn, tmp_path: Path) -> None:
+    """`rag-sidecar reload` asks at the control socket: 0 once it is in force, 1 with the mistakes and their places."""
+    program = spawn("leaky")
+    settings = Settings(tmp_path, [target("rag", program.pid)])
+    with running_sidecar(tmp_path, file=settings.text(), port=settings.port) as sidecar:
+        mine = "--storage.path", str(tmp_path / "state")
+        settings.file.write_text(settings.text().replace("150MiB", "160MiB"))
+        done = command(*mine)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "The configuration is in force.\n", "")
+        wait_until(lambda: in_force(sidecar, "main") == 160 * MIB, 20, "the line")
+        settings.file.write_text(settings.text().replace("150MiB", "150 apples"))
+        done, told = command(*mine), command(*mine, "-o", "json")
+        assert (done.returncode, told.returncode, done.stdout) == (1, 1, "")
+        assert done.stderr.startswith(f"{settings.file}:")
+        assert json.loads(told.stdout) == {"mistakes": done.stderr.splitlines()}
+    gone = command(*mine)
+    assert (gone.returncode, "no sidecar listens" in gone.stderr) == (1, True)
+
+
 def test_what_needs_a_restart_is_refused_by_its_name(spawn: Spawn, tmp_path: Path) -> None:
     """Another address or folder is not taken, nor is anything else of that file."""
     program = spawn("leaky")
@@ -162,6 +187,8 @@ def test_reload_over_tcp_is_closed_without_its_flag(spawn: Spawn, tmp_path: Path
         done = subprocess.run(["curl", "-s", "-X", "POST", "--unix-socket", str(tmp_path / "state" / "control.sock"),
                                "http://localhost/-/reload"], capture_output=True, text=True, timeout=60, check=False)
         assert done.stdout == "The configuration is in force.\n"
+        closed = command("--url", sidecar.url)
+        assert (closed.returncode, LIFECYCLE in closed.stderr) == (1, True)
     with running_sidecar(tmp_path, LIFECYCLE, file=settings.text(), port=settings.port) as sidecar:
         assert reload(sidecar, headers=[("Sec-Fetch-Site", "cross-site")])[0] == 403
         assert reload(sidecar, headers=[("Host", "evil.example")])[0] == 403
