@@ -47,7 +47,8 @@ class Desk:
             return False
         command = [*program("sidecar"), "desk", "--starts", str(self.starts + 1), "--guard-fd"]
         try:
-            self.pid, self.sock = spawn(command, ["--short-lives", str(self.short_lives), *self._arguments])
+            self.pid, self.sock = spawn(
+                command, ["--short-lives", str(self.short_lives), *self._arguments], thrifty=True)
         except OSError as error:  # that may pass
             self.rest(now, f"the desk cannot be started: {error.strerror}")
             return False
