@@ -184,17 +184,17 @@ def test_one_of_several_targets_has_to_be_named(spawn: Spawn, tmp_path: Path) ->
         assert [row["target"] for row in sidecar.actions()] == ["t1"]
 
 
-@pytest.mark.parametrize("body", [b"[1]", b"{", b'{"level": "all"}', b'{"dry_run": 1}', b'{"leve": "light"}',
-                                  b"[" * 60000, b'{"target": []}'])
-def test_order_that_makes_no_sense_is_refused(leaky: tuple[Target, Sidecar], tmp_path: Path, body: bytes) -> None:
+def test_order_that_makes_no_sense_is_refused(leaky: tuple[Target, Sidecar], tmp_path: Path) -> None:
     """Whatever the body is, it is answered with a reason, and nothing is done."""
-    with socket.socket(socket.AF_UNIX) as line:
-        line.connect(str(tmp_path / "state" / "control.sock"))
-        line.sendall(b"POST /api/v1/cleanup HTTP/1.1\r\nHost: localhost\r\n")
-        line.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
-        answer = line.recv(65536)
+    for body in (b"[1]", b"{", b'{"level": "all"}', b'{"dry_run": 1}', b'{"leve": "light"}', b"[" * 60000,
+                 b'{"target": []}'):
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(tmp_path / "state" / "control.sock"))
+            line.sendall(b"POST /api/v1/cleanup HTTP/1.1\r\nHost: localhost\r\n")
+            line.sendall(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            answer = line.recv(65536)
 
-    assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404")), answer
+        assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 404")), (body[:40], answer)
     assert leaky[1].actions() == []
 
 
