@@ -173,6 +173,7 @@ class _Desk:
             self._parts, self._parts.settings, self._roster, self._store, self._view)
         program_pid, self._known = self._hello()
         roster.child_pid = program_pid
+        self._keep_brake()
         roster.resume(self._known)
         for name in self._known.keys() - parts.plans.keys():
             self._dispatch.watch(name, None, None)  # a target of the desk before that is not configured any more
@@ -204,6 +205,10 @@ class _Desk:
             if record >= 0:
                 os.close(record)
 
+    def _keep_brake(self) -> None:
+        if self._parts.brake_file:
+            self._dispatch.brake("keep", file=self._parts.brake_file)
+
     async def _swap(self, parts: Parts) -> None:
         """Put another configuration in force between two ticks.
 
@@ -221,6 +226,7 @@ class _Desk:
             self._notifier.change(settings.alertmanagers, settings.external_labels)
             self._parts = parts
             self._dispatch.change(settings.actions.kill_switch, parts.courier)
+            self._keep_brake()
             self._roster.change(parts.wanted)
             self._sampler.change(parts.scopes)
             self._agents.change(parts.reaches)

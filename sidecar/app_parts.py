@@ -47,6 +47,13 @@ class Parts:
         """Those of the targets, in their order."""
         return [each.name for each in self.wanted]
 
+    @property
+    def brake_file(self) -> str:
+        """Where it stands what the brake holds; "" where nothing is to be braked, nor was when all of us were killed.
+        """
+        file = self.settings.storage / "brake.held"
+        return str(file) if any(plan.loan for plan in self.plans.values()) or file.exists() else ""
+
     def groups(self, url: str) -> list[Group]:
         """The rules, new and without state; their alerts lead to `url`."""
         settings = self.settings
@@ -97,8 +104,9 @@ def check_pids(targets: Sequence[Target]) -> None:
 
 
 def _plan(settings: Settings, target: Target) -> Plan:
+    loan = (int(target.brake.loan), target.brake.hold_seconds) if target.brake else None
     return Plan(target.memory, settings.mode(target), {cleanup: target.channels(cleanup) for cleanup in CLEANUPS},
-                target.children, settings.waits_for_agent(target))
+                target.children, settings.waits_for_agent(target), loan)
 
 
 def _needs(specs: Sequence[GroupSpec]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from sidecar.config_settings import Document, Log, Settings, Target, Web
 from sidecar.config_targets import merged, origins, spoken_of
 from sidecar.config_values import (
     Address,
+    Bytes,
     Factor,
     HttpUrl,
     PerHour,
@@ -45,7 +46,7 @@ from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader, read_file
 from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
 from sidecar.notify.options import RootUrl
-from sidecar.thresholds import Share, Size
+from sidecar.thresholds import Share, Size, size
 
 __all__ = [
     "FLAGS", "Overrides", "Row", "Settings", "Target", "default_storage", "describe", "environment", "load", "rows",
@@ -163,7 +164,7 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
     return {
         str: str, int: count, bool: truth, Path: below, Size | Share: file_wish, TargetName: target_name,
         HttpUrl: http_url, Address: address, Signals: signal_name,
-        RootUrl: root_url, PerHour: per_hour, Factor: factor, Program: program,
+        RootUrl: root_url, PerHour: per_hour, Bytes: size, Factor: factor, Program: program,
         ByPid: lambda text: ByPid(count(text)), ByPidfile: lambda text: ByPidfile(below(text)),
         ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),
         ByUrl: lambda text: ByUrl(http_url(text)),

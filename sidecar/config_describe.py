@@ -93,6 +93,9 @@ def _target(target: Target, where: str) -> Iterator[tuple[str, str]]:
         yield f"{where}.cleanup[{index}]", str(channel)
     if not target.cleanup:
         yield f"{where}.cleanup", "none"
+    if target.brake:
+        yield f"{where}.brake.loan", size_text(target.brake.loan)
+        yield f"{where}.brake.hold", duration_text(target.brake.hold_seconds)
 
 
 def _endpoint(section: EndpointSection, where: str) -> Iterator[tuple[str, str]]:

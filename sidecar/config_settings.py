@@ -10,7 +10,7 @@ from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
 from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
-from sidecar.config_values import Address, Factor, HttpUrl, PerHour, Program, TargetName
+from sidecar.config_values import Address, Bytes, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
@@ -23,6 +23,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "logfmt", "json"]
 
 DEFAULTS = Options()
+LEAST_LOAN_BYTES, MOST_LOAN_BYTES = 16 << 20, 64 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,23 @@ class EndpointSection:
 
 
 @dataclass(frozen=True, slots=True)
+class BrakeSection:
+    """How much a target may be lent beyond its cgroup's limit instead of being killed there, and for how long.
+
+    Naming a loan is consent: docs/brake.md.
+    """
+
+    loan: Bytes
+    hold_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not LEAST_LOAN_BYTES <= self.loan <= MOST_LOAN_BYTES:
+            raise ValueError("loan must be at least 16MiB and at most 64GiB")
+        if not 1 <= self.hold_seconds <= 60:
+            raise ValueError("hold must be at least 1s and at most 60s")
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A process to watch. `name` becomes the label `target`."""
 
@@ -89,6 +107,7 @@ class Target:
     endpoint: EndpointSection | None = None
     agent: AgentSection = AgentSection()
     cleanup: tuple[AgentChannel | ExecChannel | HttpChannel | SignalChannel, ...] = ()
+    brake: BrakeSection | None = None
 
     def asked(self) -> Endpoint | None:
         """How its debug endpoint is asked, None if it has none."""

@@ -13,6 +13,7 @@ from sidecar.thresholds import UNITS, Share, Size, Source, mib, size
 HttpUrl = NewType("HttpUrl", str)
 TargetName = NewType("TargetName", str)
 Program = NewType("Program", str)
+Bytes = NewType("Bytes", int)
 PerHour = NewType("PerHour", int)
 Factor = NewType("Factor", float)
 

@@ -22,6 +22,7 @@ from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.notify.remediation import remedied
 from sidecar.pipeline_agents import follow, hand_over, permitted
+from sidecar.pipeline_brake import Braking, Loan
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
@@ -56,6 +57,7 @@ class Plan:
     channels: Mapping[Cleanup, tuple[Channel, ...]]
     children: bool
     asks_agents: bool = False
+    loan: Loan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Pipeline:
         self.by_hand = ByHand(self.acting, stages.ledger, stages.dispatch, stages.sampler, options, self._keeping,
                               self.lines)
         self._modes = Modes()
+        self._braking = Braking()
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
         self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(stages.journal.marked), monotonic)
@@ -216,6 +219,8 @@ class Pipeline:
             if self._said.get(event.target) != said:
                 log.warning("guard", extra={"kind": event.kind, "target": event.target, **event.detail})
             self._said[event.target] = said
+        if event.kind == "brake":
+            self._braking.take_in(event)
         base = self._bases.get(event.target)
         known = not self._stages.ledger.is_news(event)
         if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None and not known:
@@ -246,6 +251,8 @@ class Pipeline:
                     self._near.add(target.name)
                 samples.append(Sample(series(target.base, USED.name), used[lines.basis], now))
             self._have_watched(target, lines.basis)
+        self._braking.follow({name: plan.loan for name, plan in self._plans.items() if plan.loan}, stages.sampler,
+                             stages.dispatch)
         lines_now = {name: known.lines for name, known in self.lines.known.items()}
         return samples + follow(self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases,
                                 now)
@@ -268,7 +275,7 @@ class Pipeline:
         stages = self._stages
         samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now, readings.glanced)
         samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
-        samples += stages.journal.samples(self._base, now)
+        samples += stages.journal.samples(self._base, now) + self._braking.samples(self._bases, now)
         return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
     def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Iterator[Subject]:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from sidecar import __version__, mode, thresholds
+from sidecar import __version__, mode, pipeline_brake, thresholds
 from sidecar.actions import acting, tally
 from sidecar.discovery import roster
 from sidecar.journal import journal
@@ -51,7 +51,7 @@ OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, RELOADED, RELOADED_AT, SERI
        EVALUATIONS, FAILURES, MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *mode.METRICS, *tally.METRICS, *acting.METRICS,
-    *alertmanager.METRICS, *journal.METRICS)}
+    *alertmanager.METRICS, *journal.METRICS, *pipeline_brake.METRICS)}
 """Every metric of /metrics, by its name."""
 
 SUFFIXES = ("_bucket", "_sum", "_count")

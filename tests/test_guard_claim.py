@@ -118,7 +118,7 @@ def test_two_targets_of_one_sidecar_may_share_a_process(
     target = spawn("leaky", "--handle", "SIGUSR1")
     for name in "tu":
         guards[0].watchlist.watch(name, list(identify(target.pid)), ANON)
-        assert guards[0].watchlist.claims.take(name, guards[0].watchlist._watches[name].process)
+        assert guards[0].watchlist.claims.take(name, guards[0].watchlist.watches[name].process)
     other, process = claims(), Process(identify(target.pid))
     guards[0].watchlist.unwatch("u")
     assert not other.take("t", process)

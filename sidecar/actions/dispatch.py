@@ -6,7 +6,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sidecar.actions.policy import Armed
 from sidecar.errors import SidecarError
@@ -150,6 +150,10 @@ class Dispatch:
             if self._watched.get(target, (None, None))[0] != wanted[0]:
                 self.foreign.discard(target)
             self._watched[target] = wanted
+
+    def brake(self, kind: Literal["keep", "brake"], **body: Any) -> bool:
+        """Have the guard `keep` what a file says is held, or `brake` a target: see `Grip`. False if it has no room."""
+        return self._send(kind, **body)
 
     def link(self, target: str, process: str, pid: int, start_time_ticks: int, fd: int) -> bool:
         """Give the guard a socket that is connected to the agent in this process. False if it has no room for it."""

@@ -11,6 +11,7 @@ from sidecar.guard import children, endure, wire
 from sidecar.guard.agents import Agents
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.desk import Desk
+from sidecar.guard.grip import Grip
 from sidecar.guard.record import FlightRecord
 from sidecar.guard.signals import signal
 from sidecar.guard.voice import keep_standard_files_open, say
@@ -35,6 +36,7 @@ class Guard:
         self._agents = Agents(self._epoll, partial(self._desk.tell, "unlinked"))
         self._deliveries = Deliveries(self._record.tell, self._agents)
         self._watchlist = Watchlist(self._record.tell, self._deliveries, self._epoll)
+        self._grip = Grip(self._watchlist, self._deliveries, self._epoll, self._record.tell)
         self._program_pid = 0
         self._courier_pid = 0
         self._courier_wanted = False
@@ -62,9 +64,11 @@ class Guard:
             now = monotonic()
             self._watchlist.look(now)
             self._deliveries.poll(now)
+            self._grip.turn(now)
             self._record.save()
             self._flush()
             self._supervise(now)
+        self._grip.end()
         self._desk.kill()  # the courier ends at the end of its line, and ends the programs that it runs
         return self._code
 
@@ -105,7 +109,7 @@ class Guard:
             if not self._deliveries.take_answers():
                 self._epoll.unregister(fd)
                 self._deliveries.courier_gone()
-        elif not self._agents.attend(fd):
+        elif not self._agents.attend(fd) and not self._grip.attend(fd):
             self._watchlist.ended(fd)
 
     def _signalled(self, number: int) -> None:
@@ -192,7 +196,8 @@ class Guard:
         """
         hear = {"hello": partial(self._hello, passed), "beat": self._record.done, "orders": self._orders,
                 "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "told": self._watchlist.told,
-                "deliver": self._watchlist.deliver, "link": partial(self._watchlist.link, passed)}[kind]
+                "keep": self._grip.keep, "brake": self._grip.wish, "deliver": self._watchlist.deliver,
+                "link": partial(self._watchlist.link, passed)}[kind]
         hear(**body)  # type: ignore[operator]
 
     def _hello(self, passed: list[int], kill_switch: str, courier: bool, agent: bool = False) -> None:
@@ -216,12 +221,14 @@ class Guard:
 
     def _orders(self, target: str, orders: list[list[object]], seen: int, serial: int) -> None:
         self._watchlist.stand(target, orders, seen)
+        self._grip.turn(monotonic())
         self._applied = int(serial)
 
     def _flush(self) -> None:
         sock = self._desk.sock
         if sock and self._desk.greeted and not self._end_by:
-            if self._applied is not None and self._desk.tell("applied", serial=self._applied):
+            if self._applied is not None and not self._grip.releasing \
+                    and self._desk.tell("applied", serial=self._applied):
                 self._applied = None
             if self._reload and self._desk.tell("reload"):
                 self._reload = False

@@ -147,6 +147,7 @@ class Watch:
         self.standing: list[Standing] = []
         self.next_look = 0.0
         self.used_bytes = 0.0
+        self.delivered_at = float("-inf")  # when an aggressive cleanup was last asked for
         self.trouble = self.trouble_told = ""
         self._census = census
         self._growth = 0.0

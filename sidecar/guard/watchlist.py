@@ -36,12 +36,12 @@ class Watchlist:
         self._epoll = epoll
         self._census = Census()
         self.claims = Claims(tell)
-        self._watches: dict[str, Watch] = {}
+        self.watches: dict[str, Watch] = {}
         self._rests: dict[str, tuple[int, float]] = {}
 
     def held(self) -> Iterator[dict[str, Any]]:
         """[target, identity] of everything under watch, in parts, and on what of it another sidecar acts."""
-        held = [(name, watch.process.identity) for name, watch in self._watches.items() if watch.process.identity]
+        held = [(name, watch.process.identity) for name, watch in self.watches.items() if watch.process.identity]
         for start in range(0, len(held), NAMED_AT_ONCE):
             part = held[start:start + NAMED_AT_ONCE]
             yield {"watched": part, "foreign": [name for name, _ in part if self.claims.foreign(name)]}
@@ -52,16 +52,16 @@ class Watchlist:
         Without an identity the target has no process. Raises ValueError or TypeError for what cannot be meant.
         """
         wanted, on = wire.identity(identity) if identity is not None else None, wire.basis(basis)
-        known = self._watches.get(target)
+        known = self.watches.get(target)
         if wanted and wanted.pid == os.getpid():
             raise ValueError(f"target {target} is the guard itself")
-        if known is None and len(self._watches) == wire.MOST_TARGETS:
+        if known is None and len(self.watches) == wire.MOST_TARGETS:
             raise ValueError(f"target {target} is one more than {wire.MOST_TARGETS}")
         try:
             if known is None or known.process.identity != wanted:
                 self.unwatch(target)
                 process = Process(wanted) if wanted else Remote()
-                self._watches[target] = Watch(target, process, on, self._census)
+                self.watches[target] = Watch(target, process, on, self._census)
                 if process.pidfd >= 0:
                     self._epoll.register(process.pidfd, select.EPOLLIN)
             elif known.basis != on:
@@ -74,19 +74,19 @@ class Watchlist:
 
     def told(self, target: str, used_bytes: float | None, shares: list[list[Any]], error_bytes: int) -> None:
         """What the desk has read that the guard cannot: used bytes, or what processes share. ValueError, TypeError."""
-        watch = self._watches.get(target)
+        watch = self.watches.get(target)
         if watch:
             read = None if used_bytes is None else float(used_bytes)
             watch.tell(read, [[int(number) for number in each] for each in shares], int(error_bytes), monotonic())
 
     def link(self, passed: list[int], target: str, process: str, pid: int, start_time_ticks: int) -> None:
         """Keep the socket that was passed on: it leads to the agent in this process. ValueError if it does not."""
-        if target in self._watches and len(passed) == 1:
+        if target in self.watches and len(passed) == 1:
             self._deliveries.agents.hold(str(target), str(process), int(pid), int(start_time_ticks), passed.pop())
 
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
-        watch = self._watches.pop(target, None)
+        watch = self.watches.pop(target, None)
         self.claims.release(target)
         if watch:
             if watch.process.pidfd >= 0:
@@ -103,7 +103,7 @@ class Watchlist:
         that rests. The desk sends them again when it has taken that event in.
         """
         made, now = [wire.order(raw) for raw in orders], monotonic()
-        watch = self._watches.get(target)
+        watch = self.watches.get(target)
         if watch and not (made and self._rests_for(target, seen)):
             if any(not order.dry_run for order in made):
                 self.claims.ours(target, watch.process, now)
@@ -125,12 +125,14 @@ class Watchlist:
         number = self._deliveries.begin(order, watch, crossed_at)
         if number:
             self._rests[watch.target] = number, crossed_at + order.again_after_seconds
+            if order.cleanup == "aggressive" and not order.dry_run:
+                watch.delivered_at = crossed_at
         return number > 0
 
     def deliver(self, order: list[Any], seen: int) -> None:
         """Carry an order out now, if its line is still crossed and nothing was begun that the desk has not seen."""
         made = wire.order(order)
-        watch = self._watches.get(made.target)
+        watch = self.watches.get(made.target)
         if watch is None:
             self._tell("refused", made.target, made.id, reason="gone", channel="", message="not under watch")
             self._tell("spent", made.target, made.id)
@@ -153,16 +155,16 @@ class Watchlist:
 
     def withdraw(self) -> None:
         """No order stands any more; what is in flight is still awaited."""
-        for watch in self._watches.values():
+        for watch in self.watches.values():
             watch.standing = []
 
     def look(self, now: float) -> None:
         """Look at every target that is due and carry out what its orders say."""
-        for watch in list(self._watches.values()):
+        for watch in list(self.watches.values()):
             if now < watch.next_look:
                 continue
             try:
-                standing = watch.look(now, len(self._watches))
+                standing = watch.look(now, len(self.watches))
             except (OSError, ValueError, KeyError) as error:
                 self._unreadable(watch, error)
                 continue
@@ -180,11 +182,11 @@ class Watchlist:
 
     def wait_seconds(self, now: float) -> float:
         """How long until the next look is due."""
-        return max(0.0, min((watch.next_look - now for watch in self._watches.values()), default=LONGEST_SECONDS))
+        return max(0.0, min((watch.next_look - now for watch in self.watches.values()), default=LONGEST_SECONDS))
 
     def ended(self, pidfd: int) -> None:
         """A held process has ended; unless the number was another's a moment ago, whom the news was about."""
-        for watch in [w for w in self._watches.values() if w.process.pidfd == pidfd and w.process.ended()]:
+        for watch in [w for w in self.watches.values() if w.process.pidfd == pidfd and w.process.ended()]:
             self.unwatch(watch.target)
 
     def _unreadable(self, watch: Watch, error: Exception) -> None:
