@@ -32,15 +32,16 @@ READY_SECONDS = 30.0
 
 
 class Pace(NamedTuple):
-    """How often Prometheus scrapes and evaluates, and how long Alertmanager waits."""
+    """How often Prometheus scrapes and evaluates, how long it waits for a page, and how long Alertmanager waits."""
 
     interval: str
+    timeout: str
     group_wait: str
     group_interval: str
 
 
-TUNED = Pace("1s", "0s", "1s")
-DEFAULT = Pace("1m", "30s", "5m")
+TUNED = Pace("1s", "1s", "0s", "1s")
+DEFAULT = Pace("1m", "10s", "30s", "5m")
 """As they are where nothing is configured."""
 LEAN = ("-threads=false", "-gather-smaps=false")
 
@@ -68,12 +69,13 @@ def pipeline(folder: Path, program: str, pids: Sequence[int], line_bytes: int, p
         alert = {"alert": "Critical", "expr": f"{used} > {line_bytes}"}
         rules.write_text(json.dumps({"groups": [{"name": "g", "rules": [alert]}]}))
         scraping = {
-            "global": {"scrape_interval": pace.interval, "evaluation_interval": pace.interval, "scrape_timeout": "1s"},
+            "global": {"scrape_interval": pace.interval, "evaluation_interval": pace.interval,
+                       "scrape_timeout": pace.timeout},
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager.url[7:]]}]}]},
             "scrape_configs": [{"job_name": "processes", "static_configs": [{"targets": [exporter]}]}]}
         prometheus = stack.enter_context(running_prometheus(
             json.dumps({**scraping, "rule_files": [str(rules)]}), folder, program=newer_prometheus.find()))
-        wait_until(lambda: len(prometheus.query(used)["result"]) == len(pids), 90, "the first scrape of every process")
+        wait_until(lambda: len(prometheus.query(used)["result"]) == len(pids), 150, "the first scrape of every process")
         yield
 
 
