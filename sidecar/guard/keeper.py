@@ -193,7 +193,7 @@ class Keeper:
         try:
             limit = hold.limit
             loan = min(hold.loan_bytes, free_bytes(), limit.room_above_bytes())
-            if loan < LEAST_LOAN_BYTES or (limit.VERSION == 1 and strangers(limit, hold.pid)):
+            if loan < LEAST_LOAN_BYTES or strangers(limit, hold.pid):
                 limit.let_go()
                 self._told(hold, "refused", now)
                 self._forget(hold, "nothing can be lent")

@@ -50,7 +50,7 @@ class Files:
 
     def write(self, name: str, value: int) -> None:
         """Write a number; one without measure is the word for no limit."""
-        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
+        fd = os.open(name, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._fd)
         try:
             os.write(fd, b"-1" if value >= NO_LIMIT_BYTES and "_in_bytes" in name else
                      b"max" if value >= NO_LIMIT_BYTES else b"%d" % value)
