@@ -28,10 +28,10 @@ def told(sidecar: Sidecar, name: str = "rag") -> dict[str, str]:
     return {row["capability"]: row["reason"] for row in rows}
 
 
-def becomes(sidecar: Sidecar, capability: str, words: str) -> str:
+def becomes(sidecar: Sidecar, capability: str, words: str, name: str = "rag") -> str:
     """Wait until the reason has these words; the page then has them, too."""
-    wait_until(lambda: words in told(sidecar).get(capability, "?"), 20, f"{words!r} in the reason of {capability}")
-    said = told(sidecar)[capability]
+    wait_until(lambda: words in told(sidecar, name).get(capability, "?"), 20, f"{words!r} as to {capability} of {name}")
+    said = told(sidecar, name)[capability]
     assert words.lower() in html.unescape(sidecar.get("/")).lower()
     return said
 
@@ -115,17 +115,19 @@ def test_the_same_reasons_are_the_same_object(obedient: Obedient) -> None:
     assert first is second
 
 
-@pytest.mark.parametrize(("answer", "words"), [
-    ("list", "what answers there is not an object"),
-    ("error", "answered 500"),
-    ("garbage", "an agent was there and is not used"),
-])
-def test_an_agent_that_is_not_understood_is_told(spawn: Spawn, tmp_path: Path, answer: str, words: str) -> None:
+def test_an_agent_that_is_not_understood_is_told(spawn: Spawn, tmp_path: Path) -> None:
     """Something that listens where an agent would, and speaks otherwise, is named with what was odd about it."""
-    program, port = spawn("odd_agent", "--place", str(tmp_path), "--answer", answer), free_port()
-    targets = [{"name": "rag", "match": {"pid": program.pid}, "agent": {"directory": str(tmp_path)}}]
+    odd = {"list": "what answers there is not an object", "error": "answered 500",
+           "garbage": "an agent was there and is not used"}
+    targets = []
+    for answer in odd:
+        (place := tmp_path / answer).mkdir()
+        program = spawn("odd_agent", "--place", str(place), "--answer", answer)
+        targets.append({"name": answer, "match": {"pid": program.pid}, "agent": {"directory": str(place)}})
+    port = free_port()
     with running_sidecar(tmp_path, file=config(port, tmp_path / "state", targets), port=port) as sidecar:
-        becomes(sidecar, "agent", words)
+        for answer, words in odd.items():
+            becomes(sidecar, "agent", words, answer)
 
 
 def test_without_an_agent_the_places_are_named(spawn: Spawn, tmp_path: Path) -> None:
@@ -142,13 +144,13 @@ def test_without_an_agent_the_places_are_named(spawn: Spawn, tmp_path: Path) -> 
         assert told(sidecar, "other") == {}
 
 
-@pytest.mark.parametrize(("path", "words"), [
-    ("/garbage", "no answer in HTTP"), ("/html", "line 1"), ("/error", "answered 500"), ("/redirect", "answered 302"),
-])
-def test_an_endpoint_that_answers_nonsense_is_told(spawn: Spawn, tmp_path: Path, path: str, words: str) -> None:
+def test_an_endpoint_that_answers_nonsense_is_told(spawn: Spawn, tmp_path: Path) -> None:
     """An endpoint that answers something else than figures is missing, with what was odd about its answer."""
-    program, port = spawn("endpoint"), free_port()
-    targets = [{"name": "rag", "match": {"pid": program.pid},
-                "endpoint": {"url": f"http://127.0.0.1:{program.said['http']}{path}", "every": "1s"}}]
+    nonsense = {"garbage": "no answer in HTTP", "html": "line 1", "error": "answered 500", "redirect": "answered 302"}
+    programs, port = {path: spawn("endpoint") for path in nonsense}, free_port()
+    targets = [{"name": path, "match": {"pid": program.pid},
+                "endpoint": {"url": f"http://127.0.0.1:{program.said['http']}/{path}", "every": "1s"}}
+               for path, program in programs.items()]
     with running_sidecar(tmp_path, file=config(port, tmp_path / "state", targets), port=port) as sidecar:
-        becomes(sidecar, "endpoint", words)
+        for path, words in nonsense.items():
+            becomes(sidecar, "endpoint", words, path)
