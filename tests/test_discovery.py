@@ -16,7 +16,7 @@ import pytest
 from conftest import read_line, wait_until
 
 from sidecar.discovery.listening import STAND_INS, by_port
-from sidecar.discovery.local import by_cmdline, ourselves, pid_in
+from sidecar.discovery.local import Running, by_cmdline, ourselves, pid_in, running
 from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.discovery.roster import METRICS, Roster, Wanted
 from sidecar.model import Labels, Sample
@@ -257,7 +257,7 @@ def test_pidfile_is_followed_from_process_to_process(programs: Programs, tmp_pat
 
 def by_line(text: str, *not_these: int) -> int | None:
     """The process in whose command line the text is found."""
-    return by_cmdline(re.compile(text), not_these)
+    return by_cmdline(re.compile(text), not_these, running())
 
 
 def test_process_is_found_by_its_command_line(programs: Programs, word: str) -> None:
@@ -266,6 +266,19 @@ def test_process_is_found_by_its_command_line(programs: Programs, word: str) -> 
 
     assert by_line(rf"--app {word} --p\w+ 80$") == process.pid
     assert by_line(f"{word}x") is None
+
+
+def test_processes_are_read_once_however_many_targets_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine of thousands of processes, many targets that are not there do not hold the sidecar up."""
+    looks: list[list[Running]] = []
+    monkeypatch.setattr("sidecar.discovery.roster.running", lambda proc: looks.append(running(proc)) or looks[-1])
+    wanted = [Wanted(f"t{number}", Labels(), ByCmdline(re.compile(f"no such program {number}"))) for number in range(5)]
+    roster = Roster(wanted, ourselves())
+
+    assert [target.identity for target in roster.update()] == [None] * 5
+    assert len(looks) == 1
+    roster.update()
+    assert len(looks) == 2
 
 
 def test_newline_in_an_argument_is_a_space(programs: Programs, word: str) -> None:

@@ -1,16 +1,18 @@
-"""Finding a process on this machine. The only user of psutil, and never on the hot path."""
+"""Finding a process on this machine. Never on the hot path."""
 
 import os
 import re
 import stat
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from sidecar.procfs import parse_stat
+from sidecar.procfs import parse_stat, start_time_ticks
 
 MOST_COMMAND_LINE = 4096
+MOST_BYTES_A_CHARACTER = 4
+TO_SPACES = bytes.maketrans(b"\0\n", b"  ")
 MOST_PIDFILE_BYTES = 64
 PARENT = 1
 """The place of a parent's pid among the fields of /proc/PID/stat behind the name."""
@@ -43,7 +45,7 @@ def _without_waiting(path: str, flags: int) -> int:
 class Found(NamedTuple):
     """A process whose command line matches. `program` is its first word, `rest` the line behind the match."""
 
-    created: float
+    created_ticks: int
     pid: int
     parent: int
     program: str
@@ -54,22 +56,52 @@ class Found(NamedTuple):
         return other.parent == self.pid and other.program != self.program and self.rest.startswith(other.rest)
 
 
-def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int]) -> int | None:
+class Running(NamedTuple):
+    """A process and its command line: words that end with NUL, or a title that it has given itself."""
+
+    pid: int
+    command_line: bytes
+
+
+def running(proc: str = "/proc") -> list[Running]:
+    """Every process that has a command line, read once for however many targets are looked for.
+
+    Of each no more is read than is looked at: a machine may have thousands, and a command line may be megabytes.
+    """
+    found = []
+    for entry in os.listdir(proc):
+        if entry.isdigit():
+            try:
+                with open(f"{proc}/{entry}/cmdline", "rb", buffering=0) as file:
+                    line = file.read(MOST_COMMAND_LINE * MOST_BYTES_A_CHARACTER).rstrip(b"\0")
+            except OSError:  # ended meanwhile, or hidden from us
+                continue
+            if line:
+                found.append(Running(int(entry), line))
+    return found
+
+
+def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int], among: Iterable[Running]) -> int | None:
     """The process whose command line, joined by spaces, the expression is found in; None if there is none.
 
     Of several the oldest: the master of a prefork server, not one of its workers. What only wraps the program does not
     count, nor does a sidecar, in whose command line the expression itself stands.
     """
-    import psutil  # 0.8 MiB that a sidecar of known pids does without
-
     found: list[Found] = []
-    for process in psutil.process_iter(["cmdline", "ppid", "create_time"]):
-        words, parent, created = (process.info[key] for key in ("cmdline", "ppid", "create_time"))
-        line = " ".join(words or ())[:MOST_COMMAND_LINE].replace("\n", " ")
-        match = pattern.search(line) if line and process.pid not in not_these and not _is_sidecar(words) else None
-        if match:
-            program = words[0].rpartition("/")[2]
-            found.append(Found(created or 0.0, process.pid, parent or 0, program, line[match.end():]))
+    for pid, command in among:
+        line = os.fsdecode(command.translate(TO_SPACES))[:MOST_COMMAND_LINE]
+        match = pattern.search(line)
+        if not match or pid in not_these:
+            continue
+        words = os.fsdecode(command).split("\0" if b"\0" in command else " ")
+        if _is_sidecar(words):
+            continue
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_bytes()
+        except OSError:
+            continue  # it has ended
+        program, rest = words[0].rpartition("/")[2], line[match.end():]
+        found.append(Found(start_time_ticks(fields), pid, int(parse_stat(fields)[PARENT]), program, rest))
     programs = [each for each in found if not any(each.wraps(other) for other in found)]
     return min(programs).pid if programs else None
 

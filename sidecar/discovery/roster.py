@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from sidecar.discovery.listening import by_port
-from sidecar.discovery.local import Noted, by_cmdline, pid_in
+from sidecar.discovery.local import Noted, Running, by_cmdline, pid_in, running
 from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
@@ -49,6 +49,7 @@ class Roster:
         self._restarts: Counter[str] = Counter()
         self._pauses: dict[str, tuple[float, float]] = {}
         self._said: dict[str, str] = {}
+        self._running: Sequence[Running] | None = None
 
     def resume(self, known: dict[str, Identity]) -> None:
         """Take over what an earlier desk had attached."""
@@ -70,8 +71,10 @@ class Roster:
 
         While a target is not there, searches for it pause; without a time each round searches.
         """
-        return [Target(each.name, each.base, found, "" if found else self._missing(each))
-                for each in self._wanted for found in (self._identity(each, now),)]
+        targets = [Target(each.name, each.base, found, "" if found else self._missing(each))
+                   for each in self._wanted for found in (self._identity(each, now),)]
+        self._running = None
+        return targets
 
     def _missing(self, wanted: Wanted) -> str:
         """Why there is no process, as far as that is known."""
@@ -140,7 +143,9 @@ class Roster:
         elif isinstance(match, AsChild):
             pid = self.child_pid
         elif isinstance(match, ByCmdline) and not self._pauses_at(wanted.name, now):
-            pid = by_cmdline(match.pattern, self._not_these)
+            if self._running is None:  # once a round, for all targets
+                self._running = running(self._proc)
+            pid = by_cmdline(match.pattern, self._not_these, self._running)
         elif isinstance(match, ByPort) and not self._pauses_at(wanted.name, now):
             pid, why = by_port(match.port, self._proc)
             self._say(wanted, why)
