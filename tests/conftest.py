@@ -16,9 +16,11 @@ import servers
 from servers import wait_until as wait_until
 
 READY_SECONDS = 90.0
-LONGEST = ("differential", "sidecar_incidents", "sidecar", "sidecar_limits", "audit", "end_to_end", "status_page",
-           "journal_sidecar", "agent_channel", "orders_sidecar", "agent")
-"""Files that take a minute or two, tests/test_*.py."""
+LONGEST = ("audit", "sidecar", "acting_properties", "control", "sidecar_incidents", "differential", "acting_traces",
+           "sidecar_limits", "rules_properties", "demo_rag", "agent_channel", "end_to_end", "journal_sidecar",
+           "status_page", "adversity", "attach", "agent_user", "agent_hostile", "reload", "notify_restarts",
+           "orders_sidecar", "hostile_targets", "crashes", "agent")
+"""Files that take half a minute or more, tests/test_*.py; those that compute stand between those that wait."""
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each program that a test starts would compile the sidecar anew
 
