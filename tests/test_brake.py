@@ -287,6 +287,20 @@ def test_foreign_process_in_the_cgroup_is_never_held(tmp_path: Path, room: Room)
         wait_until(room.as_before, 10, "the cgroup as it was")
 
 
+def test_doctor_says_whether_a_target_could_be_held(room: Room) -> None:
+    """Before anything is configured one sees whether a brake is possible, and why not; nothing is changed."""
+    process = room.start("10")
+
+    def said() -> str:
+        words = [sys.executable, "-P", "-m", "sidecar", "doctor", "-o", "json", "--pid", str(process.pid)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
+
+    assert "could be held at its limit" in said()
+    other = room.start("10")
+    assert f"not the target's: {other.pid}" in said()
+    assert room.as_before()
+
+
 def test_kill_that_others_have_disabled_stays_so(tmp_path: Path, room: Room) -> None:
     """Where somebody else handles what is out of memory nothing is touched."""
     process = room.start("10")

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
-from sidecar.doctor.facts import UNREADABLE, Fact
+from sidecar.doctor.facts import UNREADABLE, Fact, told
 from sidecar.doctor.patient import Patient, read
 from sidecar.doctor.reading import cgroup
 from sidecar.errors import SidecarError
+from sidecar.guard.limits import MIB, Refused, check, limit_of
+from sidecar.probes.cgroup_paths import Sight
 from sidecar.procfs import rss_error_bytes, status_field
 from sidecar.thresholds import Thresholds, Wanted, mib, resolve
 
@@ -27,6 +30,26 @@ def facts(patient: Patient, wanted: Wanted) -> Iterator[Fact]:
     yield _lines(limit, known, wanted)
     yield _swap(patient)
     yield _exactness(patient)
+    if limit is not None:
+        yield _brake(patient)
+
+
+def _brake(patient: Patient) -> Fact:
+    """Whether it could be held at its limit instead of being killed there. Nothing is written."""
+    proc, sys = patient.roots
+    try:
+        _, levels = Sight(patient.identity.pid, proc, sys.rstrip("/").removesuffix("sys")).memory()
+        if levels[0].path.startswith("/proc/"):
+            raise Refused("its cgroup is only seen in its own mounts")
+        with closing(limit_of(levels[0].path)) as held:
+            check(held, patient.identity.pid, MIB, proc)
+            if not held.writable():
+                raise Refused(f"{held.folder}/{held.LIMIT} may not be written")
+    except Refused as error:
+        return Fact(GROUP, "brake", "info", "could not be held at its limit", str(error))
+    except UNREADABLE as error:
+        return Fact(GROUP, "brake", "info", "could not be held at its limit", told(error))
+    return Fact(GROUP, "brake", "info", "could be held at its limit: `brake` of a target, docs/brake.md")
 
 
 def _lines(limit: int | None, known: bool, wanted: Wanted) -> Fact:

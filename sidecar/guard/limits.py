@@ -57,6 +57,10 @@ class Files:
         finally:
             os.close(fd)
 
+    def writable(self) -> bool:
+        """Whether we may change the limit."""
+        return os.access(self.LIMIT, os.W_OK, dir_fd=self._fd)
+
     def used_bytes(self) -> int:
         """What the kernel cannot take back."""
         return unreclaimable_bytes(self.read(self.USAGE), self.read("memory.stat"))
@@ -296,13 +300,13 @@ def strangers(files: Files, pid: int, proc: str = "/proc") -> list[int]:
     return found
 
 
-def check(limit: V1 | V2, pid: int, loan_bytes: int) -> None:
+def check(limit: V1 | V2, pid: int, loan_bytes: int, proc: str = "/proc") -> None:
     """Raise Refused unless it is the cgroup of this process alone, with a limit beyond which something may be lent."""
     if limit.limit_bytes >= NO_LIMIT_BYTES:
         raise Refused("the cgroup has no limit of its own")
     if pid not in limit.pids():
         raise Refused(f"process {pid} is not in {limit.folder} itself")
-    if others := strangers(limit, pid):
+    if others := strangers(limit, pid, proc):
         raise Refused("the cgroup holds processes that are not the target's: " + ", ".join(map(str, others[:5])))
     if limit.children():
         raise Refused("there are cgroups within the target's cgroup")
