@@ -1,7 +1,8 @@
 """Big answers are made in pieces: others have the event loop in between, whatever is asked for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import gc
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
@@ -13,6 +14,7 @@ from sidecar.promql.context import Options
 from sidecar.promql.steps import ELEMENTS_A_PIECE
 from sidecar.store import Store
 from sidecar.web import query, scrape
+from sidecar.web.passes import NEVER, FullPasses
 from sidecar.web.server import build, serving
 from sidecar.web.view import Family, Snapshot, Sources, TargetStatus, View
 
@@ -91,6 +93,44 @@ def test_ranges_let_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert breaths >= 6 * PIECES
     assert text.count('"metric"') == len(METRICS) * TARGETS
+
+
+def test_no_full_pass_of_the_collector_interrupts_an_answer() -> None:
+    """However much a query makes, the collector goes through all of it only when it is answered, if at all."""
+    async def passes_of(query: str) -> int:
+        passes: list[str] = []
+
+        def seen(phase: str, about: Mapping[str, int]) -> None:
+            if about["generation"] == 2:
+                passes.append(phase)
+
+        async with served([]) as url, aiohttp.ClientSession() as session:
+            gc.collect()
+            gc.freeze()  # what little is left is gone through again and again
+            gc.callbacks.append(seen)
+            try:
+                async with session.get(f"{url}/api/v1/query_range?{query}") as answer:
+                    assert (await answer.read()).count(b'"metric"') == len(METRICS) * TARGETS
+                return len(passes)
+            finally:
+                gc.callbacks.remove(seen)
+                gc.unfreeze()
+
+    thresholds = gc.get_threshold()
+    assert asyncio.run(passes_of(urlencode({"query": ALL, "start": AT, "end": AT + 100, "step": 1}))) == 0
+    assert gc.get_threshold() == thresholds
+
+
+def test_who_postpones_passes_beside_another_takes_nothing_from_it() -> None:
+    """Two servers answer at once, and end in any order: passes are back when both have ended."""
+    usual, full = gc.get_threshold(), FullPasses()
+    first, second = full.postponed(), full.postponed()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert gc.get_threshold()[2] == NEVER
+    second.__exit__(None, None, None)
+    assert gc.get_threshold() == usual
 
 
 def test_pages_of_targets_are_found_once_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:

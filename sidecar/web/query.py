@@ -23,6 +23,7 @@ from sidecar.promql.values import Value
 from sidecar.web import result
 from sidecar.web.api import ApiError, send
 from sidecar.web.parameters import Parameters, duration, invalid, limit, moment, named_moment, parameters
+from sidecar.web.passes import FULL_PASSES
 from sidecar.web.view import Sources, View
 
 MAX_SAMPLES = 1_000_000
@@ -95,7 +96,8 @@ class Queries:
         try:
             await self._come_to_turn(until, sources)
             try:
-                yield
+                with FULL_PASSES.postponed():
+                    yield
             finally:
                 self._turn.release()
         finally:
