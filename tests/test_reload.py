@@ -68,9 +68,9 @@ def reload(sidecar: Sidecar, method: str = "POST", headers: Iterable[tuple[str, 
             return error.code, error.read().decode()
 
 
-def command(*flags: str) -> subprocess.CompletedProcess[str]:
-    """`rag-sidecar reload`, as a user types it."""
-    return subprocess.run([sys.executable, "-P", "-m", "sidecar", "reload", *flags],
+def command(*flags: str, name: str = "reload") -> subprocess.CompletedProcess[str]:
+    """`rag-sidecar reload`, or another one, as a user types it."""
+    return subprocess.run([sys.executable, "-P", "-m", "sidecar", name, *flags],
                           capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -163,6 +163,32 @@ def test_command_reloads_and_tells_every_mistake(spawn: Spawn, tmp_path: Path) -
         assert json.loads(told.stdout) == {"mistakes": done.stderr.splitlines()}
     gone = command(*mine)
     assert (gone.returncode, "no sidecar listens" in gone.stderr) == (1, True)
+
+
+def test_pause_and_moved_lines_hold_over_a_reload(spawn: Spawn, tmp_path: Path) -> None:
+    """What people have ordered outlives another configuration: nothing is done until `resume`, lines stay moved."""
+    program = spawn("leaky", "--handle", "SIGUSR1", "--handled", str(tmp_path / "handled"))
+    acted = target("rag", program.pid, cleanup=[{"signal": "SIGUSR1"}])
+    settings = Settings(tmp_path, [acted])
+    mine = "--storage.path", str(tmp_path / "state")
+    with running_sidecar(tmp_path, LIFECYCLE, file=settings.text(), port=settings.port) as sidecar:
+        wait_until(lambda: in_force(sidecar, "main") == 150 * MIB, 20, "the target")
+        moved = "--main", "120MiB", "--critical", "200MiB", "--ttl", "1h"
+        assert command(*moved, *mine, name="thresholds").returncode == 0
+        assert command(*mine, name="pause").returncode == 0
+        acted["memory"]["main"] = "180MiB"
+        settings.say(targets=[acted], rules=None)
+        assert reload(sidecar)[0] == 200
+        ticks = sidecar.value("rag_sidecar_ticks_total") or 0
+        program.tell("grow 250")
+        wait_until(lambda: ("RagMemoryCritical", "firing") in sidecar.alerts(), 20, "the moved line to be crossed")
+        wait_until(lambda: (sidecar.value("rag_sidecar_ticks_total") or 0) > ticks + 2, 20, "some ticks")
+        assert (in_force(sidecar, "main"), in_force(sidecar, "critical")) == (120 * MIB, 200 * MIB)
+        assert not (tmp_path / "handled").exists()
+        assert command(*mine, name="resume").returncode == 0
+        assert sidecar.outcome()["outcome"] == "effective"
+        assert command("--withdraw", *mine, name="thresholds").returncode == 0
+        wait_until(lambda: in_force(sidecar, "main") == 180 * MIB, 20, "the line of the new configuration")
 
 
 def test_what_needs_a_restart_is_refused_by_its_name(spawn: Spawn, tmp_path: Path) -> None:
