@@ -36,7 +36,7 @@ servers: $(BIN)/python  ## fetch Prometheus, Alertmanager, Chromium and newer Py
 	@$(BIN)/python tests/servers.py
 
 bench: $(VENV)/.dev  ## measure what the documentation claims, on this machine
-	@set -e; for file in benchmarks/latency.py benchmarks/load.py benchmarks/footprint.py benchmarks/rules.py benchmarks/redelivery.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in benchmarks/latency.py benchmarks/load.py benchmarks/cost.py benchmarks/growth.py benchmarks/rules.py benchmarks/redelivery.py; do echo "== $$file"; $(BIN)/python "$$file"; done
 
 clean:  ## remove what these targets made
 	rm -rf $(VENV) $(TORCH) .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

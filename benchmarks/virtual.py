@@ -27,7 +27,7 @@ from sidecar.replay.play import OURS
 from sidecar.replay.program import Response
 from sidecar.rules.load import load, shipped
 from sidecar.rules.spec import AlertingSpec, GroupSpec, RuleSpec
-from sidecar.store import Store
+from sidecar.store import Store, budget_bytes
 from sidecar.thresholds import Size, Wanted
 from sidecar.web.metrics import Exposition
 
@@ -151,7 +151,7 @@ class World:
         plans = dict.fromkeys(self.programs, Plan(LINES, "enforce", channels, children=False))
         self.now = BEGAN
         self.guard = VirtualGuard(self.programs, self.now)
-        specs, self.store, self.journal = specs or load(shipped()), Store(), Journal(folder)
+        specs, self.store, self.journal = specs or load(shipped()), Store(budget_bytes(targets)), Journal(folder)
         self.store.keep(needs(specs))
         self.journal.open(self.now)
         self._series = Series(self.programs, more_series)
