@@ -252,6 +252,18 @@ def test_pause_lets_go_before_it_answers(tmp_path: Path, room: Room) -> None:
         wait_until(lambda: room.control("oom_kill_disable"), 10, "the brake")
 
 
+@pytest.mark.parametrize("brake", [{}, {"loan": "1MiB"}, {"loan": "128MiB", "hold": "2m"}])
+def test_brake_that_makes_no_sense_is_a_mistake_in_the_file(tmp_path: Path, room: Room, brake: dict[str, str]) -> None:
+    """A loan must be named, and both have bounds: the place is told, and nothing starts."""
+    file = tmp_path / "sidecar.yml"
+    file.write_text(written(tmp_path, 11611, room.start("1"), brake=brake))
+    words = [sys.executable, "-P", "-m", "sidecar", "check", "config", str(file)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    assert "targets[0].brake" in done.stderr + done.stdout
+    assert done.returncode != 0
+
+
 def test_kill_switch_lets_go(tmp_path: Path, room: Room) -> None:
     """While the kill-switch file exists no cgroup is held."""
     process = room.start("300")

@@ -61,7 +61,7 @@ class Brake:
             self._wishes.pop(target, None)
             return
         wish = Wish(str(folder), int(loan_bytes), float(hold_seconds))
-        if not folder.startswith("/") or os.path.realpath(folder) != folder:
+        if not wish.folder.startswith("/") or os.path.realpath(wish.folder) != wish.folder:
             raise ValueError("a folder that is none")
         if not (0 < wish.loan_bytes <= MOST_LOAN_BYTES and 0 < wish.hold_seconds <= LONGEST_HOLD_SECONDS):
             raise ValueError("a loan that is none")
@@ -164,14 +164,13 @@ class Brake:
         self._ask("lend" if helped else "release", target)
 
     def _lost(self) -> None:
-        """The keeper has died: the next one, started at once, puts back what it has left."""
+        """The keeper has died: the next one, started at once unless this one was too, puts back what it has left."""
         assert self._line
         self._epoll.unregister(self._line.fileno())
         self._line.close()
         self._line, self._kept = None, False
         self._states.clear()
         self._asked.clear()
-        self._start_at = min(self._start_at, monotonic())
 
     def end(self) -> None:
         """The guard ends: wait for a moment until everything has been put back."""
