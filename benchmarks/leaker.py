@@ -53,6 +53,12 @@ def own_mib() -> float:
     return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
+def wait_for_word() -> None:
+    """Until the next line; without one nobody is there to see what comes of it."""
+    if not sys.stdin.readline():
+        sys.exit()
+
+
 signal.signal(signal.SIGUSR1, clean)
 statm = os.open("/proc/self/statm", os.O_RDONLY)
 port = 0
@@ -66,11 +72,11 @@ if "agent" in sys.argv:
     agent.on_cleanup(clean, name="cache")
     agent.start()
 print("ready", port, flush=True)
-sys.stdin.readline()
+wait_for_word()
 before = at = int(max(0.0, start_mib - own_mib()) * MIB)
 fill(address, 1, at)
 print("filled", flush=True)
-sys.stdin.readline()
+wait_for_word()
 begun, crossed, step = time.monotonic(), False, int(step_mib * MIB)
 while not cleaned:
     ahead = (at - before) / MIB / rate_mib - (time.monotonic() - begun)

@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("--steps", type=float, nargs="*", default=list(STEPS), help="sizes of steps in MiB (all)")
     parser.add_argument("--rates", type=int, nargs="*", default=RATES, help="MiB/s (all)")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # no cgroup stays behind
     cells = [cell for cell in CELLS if cell.step_mib in given.steps and cell.rate_mib in given.rates]
     path = RESULTS / "rescue.json"
     for key in given.methods or METHODS:
