@@ -124,6 +124,11 @@ class Member:
         self.shared = dict.fromkeys(kinds, 0)
         self.settled = True
 
+    @property
+    def files(self) -> dict[str, KeptFile]:
+        """What of it is kept open, by name, for others to read as well."""
+        return {"stat": self._stat, **self._files}
+
     def _fields(self) -> list[bytes]:
         fields = parse_stat(self._stat.read())
         if len(fields) < LEAST_FIELDS:

@@ -119,7 +119,8 @@ class CgroupProbe:
         self._gauges = [(metric, labels, file) for metric, labels, name in self._names.gauges
                         if (file := self._optional(own if metric in OF_OWN else binding, name))]
         self._kills = self._optional(own, "memory.oom_control" if self._version is V1 else "memory.events")
-        self._others = self._optional(binding, "memory.failcnt" if self._version is V1 else "memory.events")
+        self._others = self._kills if self._version is V2 and own is binding else self._optional(
+            binding, "memory.failcnt" if self._version is V1 else "memory.events")
         self._pressure = Pressure(PRESSURE, pressure_file(next(sight.levels(V2), None)))
         if self._pressure.missing:
             self.missing["pressure"] = self._pressure.missing

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Mapping
 
 from sidecar.model import Metric, Sample, Target
 from sidecar.probes.series import SeriesOf
@@ -47,6 +48,7 @@ COUNTED = ((FAULTS, "type", "minor", 7, 1.0), (FAULTS, "type", "major", 9, 1.0),
 SWITCHED = ((b"voluntary_ctxt_switches", "voluntary"), (b"nonvoluntary_ctxt_switches", "involuntary"))
 REFUSED_SECONDS = 60.0
 """Until what was forbidden is tried again."""
+NO_FILES: Mapping[str, KeptFile] = {}
 LIMITS_SECONDS = 60.0
 """How often the limit on descriptors is read anew; the kernel takes its time to print that file."""
 
@@ -56,18 +58,20 @@ class ProcessProbe:
 
     Raises OSError where the process is gone or hidden. What alone may be forbidden or absent (io, fd) is left out,
     never zero, and stands in `missing` with its reason; it is tried again, for a process may drop its rights.
+    `kept` are those of its files that somebody else keeps open anyway.
     """
 
     name = "process"
 
-    def __init__(self, target: Target, proc: str = "/proc") -> None:
+    def __init__(self, target: Target, proc: str = "/proc", kept: Mapping[str, KeptFile] = NO_FILES) -> None:
         assert target.identity
         self._folder = f"{proc}/{target.identity.pid}"
         self._series = SeriesOf(target.base)
         self._start_seconds = target.identity.start_time_ticks / CLOCK_TICKS + boot_time(proc)
-        self._status = KeptFile(f"{self._folder}/status", size=4096)
-        self._statm = KeptFile(f"{self._folder}/statm", size=128)
-        self._stat = KeptFile(f"{self._folder}/stat", size=1024)
+        self._status, self._statm, self._stat = (
+            kept.get(name) or KeptFile(f"{self._folder}/{name}", size=size)
+            for name, size in (("status", 4096), ("statm", 128), ("stat", 1024)))
+        self._kept = kept
         self._scores = [(metric, KeptFile(path, size=64)) for metric, path in (
             (OOM_SCORE, f"{self._folder}/oom_score"), (OOM_ADJUSTMENT, f"{self._folder}/oom_score_adj"))
             if os.path.exists(path)]  # not on gVisor
@@ -147,7 +151,7 @@ class ProcessProbe:
                 for key, direction in ((b"read_bytes", "read"), (b"write_bytes", "write"))]
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give its own descriptors back."""
         for file in (self._status, self._statm, self._stat, self._io, *(file for _, file in self._scores)):
-            if file:
+            if file and file not in self._kept.values():
                 file.close()

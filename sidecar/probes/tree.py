@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from sidecar.guard.tree import Census, Tree
+from sidecar.guard.tree import Census, Member, Tree
 from sidecar.model import Metric, Sample, Target
 from sidecar.probes.process import ProcessProbe
 from sidecar.probes.series import SeriesOf
@@ -136,19 +136,19 @@ class TreeProbe:
         for key in sorted(present.keys() - self._slot_of.keys(), key=lambda key: (key[1], key[0])):
             label = MAIN if key[0] == self._tree.pid else next(self._free(), "")
             if label:
-                self._join(label, key, present[key].stack)
+                self._join(label, present[key], key)
         for key, label in self._slot_of.items():
             self.slots[label].stack = present[key].stack
 
     def _free(self) -> Iterator[str]:
         return (label for n in range(MOST_SLOTS - 1) if (label := f"worker-{n}") not in self.slots)
 
-    def _join(self, label: str, key: tuple[int, int], stack: int) -> None:
+    def _join(self, label: str, member: Member, key: tuple[int, int]) -> None:
         assert self._target.identity
         identity = self._target.identity._replace(pid=key[0], start_time_ticks=key[1], exe=None)
         target = Target(self._target.name, self._target.base.merged({"process": label}), identity)
         try:
-            self.slots[label] = Slot(label, target, ProcessProbe(target, self._proc), stack)
+            self.slots[label] = Slot(label, target, ProcessProbe(target, self._proc, member.files), member.stack)
         except OSError:
             if label == MAIN:
                 raise
