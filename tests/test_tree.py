@@ -226,7 +226,7 @@ def test_number_that_was_given_to_another_process_is_not_counted(guarded: Guarde
     class Late(Census):
         """Takes us for a child of the server's."""
 
-        def update(self, now: float) -> bool:
+        def update(self, now: float, most_seconds: float = 0.0) -> bool:
             self.children = {guarded.program.pid: [worker, os.getpid()]}
             return True
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 import errno
 import os
 
-from sidecar.clock import monotonic
+from sidecar.clock import busy
 from sidecar.procfs import KeptFile, anon_bytes, exact_bytes, parse_stat, resident_bytes
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from typing import Any
 
+FOREVER = float("inf")
 LEAST_FIELDS = 20
 MOST_PROCESSES = 256
 """How many of a tree's processes are counted together."""
@@ -28,6 +29,8 @@ EVERYTHING_AGAIN = 60
 SHORTEST_SECONDS = 1.0
 MOST_SHARE_OF_TIME = 0.01
 """How much of the time may go into looking who is there."""
+AT_A_TIME = 16
+"""So many processes are looked at before it is asked whether there is time for more."""
 
 
 def _resident_bytes(statm: bytes) -> int:
@@ -56,28 +59,51 @@ class Census:
         self.whole = True
         self._proc = proc
         self._parents: dict[int, int] = {}
-        self._due = 0.0
+        self._due = self._spent = 0.0
         self._round = 0
+        self._sweep: Iterator[None] | None = None
 
-    def update(self, now: float) -> bool:
-        """Look again if it is time to. True if that was so."""
-        if now < self._due:
-            return False
-        begun = monotonic()
-        self._look()
-        self._due = now + max(SHORTEST_SECONDS, (monotonic() - begun) / MOST_SHARE_OF_TIME)
-        return True
+    @property
+    def under_way(self) -> bool:
+        """Whether a look has begun that is not complete yet."""
+        return self._sweep is not None
 
-    def _look(self) -> None:
+    def update(self, now: float, most_seconds: float = FOREVER) -> bool:
+        """Look again if it is time to, for no longer than this; the next time it goes on. True when that is complete.
+
+        With thousands of processes a look takes 10 ms and the first one 40: too long for who has a line to watch.
+        """
+        if not self._sweep:
+            if now < self._due:
+                return False
+            self._sweep, self._spent = self._look(), 0.0
+        begun, spent = busy(), 0.0
+        while spent < most_seconds:
+            complete = next(self._sweep, True)
+            spent = busy() - begun
+            if complete:
+                self._sweep = None
+                self._due = now + max(SHORTEST_SECONDS, (self._spent + spent) / MOST_SHARE_OF_TIME)
+                return True
+        self._spent += spent
+        return False
+
+    def _look(self) -> Iterator[None]:
+        pids = []
         try:
-            pids = [int(name) for name in os.listdir(self._proc) if name.isdigit()]
+            with os.scandir(self._proc) as listing:
+                for entry in listing:
+                    if entry.name.isdigit():
+                        pids.append(int(entry.name))
+                        if not len(pids) % AT_A_TIME:
+                            yield
         except OSError:
             return  # no descriptor is left: what is known holds
         there = frozenset(pids)
         self._round = (self._round + 1) % EVERYTHING_AGAIN
-        known, self._parents, new = self._parents, {}, 0
+        known, parents, new = self._parents, {}, 0
         most_new = min(MOST_NEW_AT_ONCE, MOST_KNOWN - len(known))
-        for pid in reversed(pids):  # the newest first, as a rule
+        for place, pid in enumerate(reversed(pids), 1):  # the newest first, as a rule
             parent = known.get(pid)
             new += parent is None
             if parent is None and new > most_new:
@@ -85,11 +111,13 @@ class Census:
             if parent is None or (parent and parent not in there) or pid % EVERYTHING_AGAIN == self._round:
                 parent = _parent(f"{self._proc}/{pid}/stat", parent)
             if parent is not None:
-                self._parents[pid] = parent
-        self.whole = new <= most_new
-        self.children = {}
-        for pid, parent in reversed(self._parents.items()):
-            self.children.setdefault(parent, []).append(pid)
+                parents[pid] = parent
+            if not place % AT_A_TIME:
+                yield
+        children: dict[int, list[int]] = {}
+        for pid, parent in reversed(parents.items()):
+            children.setdefault(parent, []).append(pid)
+        self._parents, self.children, self.whole = parents, children, new <= most_new
 
 
 def _parent(stat: str, known: int | None) -> int | None:
@@ -216,10 +244,10 @@ class Tree:
         self._round = 0
         self._measured: dict[tuple[int, int], dict[str, int]] = {}
 
-    def update(self, now: float) -> None:
-        """See who has come and gone, as often as the census allows."""
+    def update(self, now: float, most_seconds: float = FOREVER) -> None:
+        """See who has come and gone, as often as the census allows; it may take so long for that (`Census.update`)."""
         if self._census:
-            self._census.update(now)
+            self._census.update(now, most_seconds)
             if self._seen is not self._census.children:
                 self._seen = self._census.children
                 self._compare(self._descendants(self._seen))

@@ -43,13 +43,15 @@ class OfTree:
     def __init__(self, process: Process, basis: Basis, census: Census) -> None:
         self.error_bytes = 0
         identity, self._kind = process.identity, basis.kind
+        if basis.tree and not census.children:
+            census.update(monotonic())
         self.tree = Tree(identity.pid, (basis.kind,), census if basis.tree else None, (os.getpid(),))
         if self.tree.members[identity.pid].start_time_ticks != identity.start_time_ticks:
             raise ProcessLookupError(errno.ESRCH, "the process has ended")
 
     def read(self, now: float) -> float:
         """Used bytes now. Raises OSError (ESRCH when the process has ended), ValueError or KeyError."""
-        self.tree.update(now)
+        self.tree.update(now, 0.0)  # the watchlist looks who is there when it has time
         return self.tree.used_bytes(self._kind)
 
     def doubtful(self, used_bytes: float, line_bytes: float) -> bool:

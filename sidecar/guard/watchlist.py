@@ -23,6 +23,8 @@ KILL_SWITCH_SECONDS = 10.0
 TROUBLE_SECONDS = 0.05
 DOUBT_SECONDS = 1.0
 """Until used bytes that were read exactly, and found below the line, are looked at again."""
+CENSUS_SECONDS = 0.0005
+"""How long one turn may look who is there: a line that is near waits no longer for that."""
 NAMED_AT_ONCE = 150
 """So many targets have room in one message to the desk, each with a name of 100 letters."""
 
@@ -179,9 +181,13 @@ class Watchlist:
                     standing.note_delivery(monotonic())
                 else:
                     standing.not_before = now + KILL_SWITCH_SECONDS
+        if self._census.under_way:
+            self._census.update(now, CENSUS_SECONDS)
 
     def wait_seconds(self, now: float) -> float:
         """How long until the next look is due."""
+        if self._census.under_way:
+            return 0.0
         return max(0.0, min((watch.next_look - now for watch in self.watches.values()), default=LONGEST_SECONDS))
 
     def ended(self, pidfd: int) -> None:
