@@ -173,7 +173,7 @@ def test_program_is_started_with_what_it_needs_and_nothing_else(
     assert said["argv"][1:] == ["a b", "$HOME;*"]
     assert said["env"].pop("PATH").startswith("/usr/local/sbin:")
     assert said["env"].pop("HOME").startswith("/")
-    assert said["env"].pop("RAG_SIDECAR_PID") == str(hands.watchlist.identities()[0][1][1])
+    assert said["env"].pop("RAG_SIDECAR_PID") == str(hands.watchlist.watches["t"].process.identity.pid)
     assert {name: value for name, value in said["env"].items() if name not in ("LANG", "LC_CTYPE")} == {
         "RAG_SIDECAR_TARGET": "t", "RAG_SIDECAR_LEVEL": "aggressive", "RAG_SIDECAR_ID": answered.order}
     assert (said["cwd"], said["stdin"], said["leads"], said["ignored"]) == ("/", "", True, [13])

@@ -192,7 +192,7 @@ def test_end_of_the_process_is_told_and_orders_end_with_it(hands: Hands, spawn: 
     target.process.kill()
 
     assert hands.until("gone").target == "t"
-    assert hands.watchlist.identities() == []
+    assert hands.watchlist.watches == {}
 
 
 def test_order_whose_line_is_no_longer_crossed_is_not_delivered(hands: Hands, spawn: Callable[..., Target]) -> None:
