@@ -68,7 +68,7 @@ MAY_READ = {  # module -> what it may read of the two, because …
 }
 
 SUPERVISION = {  # "module:function" that may catch everything -> why
-    "sidecar.promql.parse:parse_once": "the parser's panics derive from BaseException under a name that cannot be imported",
+    "sidecar.promql.parse:parse_once": "the parser's panics derive from BaseException and cannot be imported by name",
     "sidecar.attach.startup.sitecustomize:_start_agent": "whatever happens in it must not stop the user's program",
     "sidecar.agent:_attempt": "it calls what the app registered, which may raise anything and must not end the agent",
 }
