@@ -1,6 +1,7 @@
 """Who is there is looked at a piece at a time, however many there are: a line that is near does not wait for it."""
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,3 +65,26 @@ def test_the_guard_looks_at_its_target_between_the_pieces(spawn: Callable[..., T
     finally:
         hands.close()
     assert turns >= 1
+
+
+def test_a_look_that_had_to_wait_is_followed_by_another_at_once(spawn: Callable[..., Target]) -> None:
+    """While others have the cores the guard looks away no longer than it would have: it has used no time itself."""
+    target, hands = spawn("leaky", "--handle", "SIGUSR1"), Hands()
+    try:
+        target.tell("grow 30")
+        hands.watch(target)
+        watch = hands.watchlist.watches["t"]
+        used = watch.read_used()
+        hands.stand(line_bytes=used + (1 << 20))
+        read = watch._reader.read
+
+        def waited(now: float) -> float:
+            threading.Event().wait(0.1)
+            return read(now)
+
+        watch._reader.read = waited  # type: ignore[method-assign]
+        now = time.monotonic()
+        assert watch.look(now) is None
+        assert watch.next_look - now < 0.1
+    finally:
+        hands.close()

@@ -3,7 +3,7 @@
 import errno
 import os
 
-from sidecar.clock import monotonic
+from sidecar.clock import busy, monotonic
 from sidecar.guard.process import Process, Remote
 from sidecar.guard.tree import Census, Tree
 from sidecar.guard.wire import Basis, Order
@@ -184,9 +184,9 @@ class Watch:
 
         `crowd` is how many targets are looked at. Raises OSError, ValueError or KeyError if used bytes cannot be read.
         """
-        begun = monotonic()
+        begun = busy()  # who had to wait for a core has not used it, and must not look away for that
         used = self._reader.read(now)
-        least = max((monotonic() - begun) / MOST_SHARE_OF_TIME, self._reader.LEAST_SECONDS)
+        least = max((busy() - begun) / MOST_SHARE_OF_TIME, self._reader.LEAST_SECONDS)
         if self._looked_at and now > self._looked_at:
             pace = (used - self.used_bytes) / (now - self._looked_at)
             self._growth = max(pace, 0.8 * self._growth, 0.0)
