@@ -156,6 +156,9 @@ ATTACKS = [
         query("max_over_time(max_over_time(rag_target_up[1h:1s])[1h:1s])", timeout="100ms"),)),
     Attack("regular expressions that are slow elsewhere", (200,), tuple(
         query(f'{{__name__=~"{pattern}"}}') for pattern in ("(a*)*b", "(.*)*(.*)*(.*)*x", "(r|a|g|_|ra|ag)*!"))),
+    Attack("regular expressions that are slow here too", (422,), (
+        query('{__name__=~"(.?){1,1000}!"}'),
+        query('label_replace(label_replace(vector(1),"a","' + "y" * 10_000 + '","b",""),"c","","a","(.*)(.*)x")'))),
     Attack("regular expressions that grow when they are compiled", (400,), (
         query('{__name__=~"((((a{1,1000}){1,1000}){1,1000}){1,1000})"}'),
         query('{__name__=~"' + "(a?){1,1000}" * 3 + '"}'))),

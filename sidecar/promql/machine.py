@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
+from sidecar.errors import QueryError
 from sidecar.promql.pattern import (
     Border,
     Chars,
@@ -19,6 +20,8 @@ from sidecar.promql.pattern import (
 )
 
 MAX_INSTRUCTIONS = 10_000
+MAX_VISITS = 20_000
+"""Instructions visited for one value, about 10 ms of them: nothing else goes on meanwhile."""
 
 Saved = tuple[int, ...]
 
@@ -113,8 +116,9 @@ def _add(steps: list[_Step], step: _Step) -> int:
 
 
 def run(program: Program, text: str) -> list[str | None] | None:
-    """The whole match and its groups if all of `text` matches, else None."""
-    threads = _follow(program, [(program.start, (-1,) * program.saves)], text, 0)
+    """The whole match and its groups if all of `text` matches, else None. QueryError after MAX_VISITS."""
+    left = MAX_VISITS
+    threads, left = _follow(program, [(program.start, (-1,) * program.saves)], text, 0, left)
     for at, char in enumerate(text):
         moved: list[tuple[int, Saved]] = []
         for index, saved in threads:
@@ -123,7 +127,7 @@ def run(program: Program, text: str) -> list[str | None] | None:
                 moved.append((step.next[0], saved))
         if not moved:
             return None
-        threads = _follow(program, moved, text, at + 1)
+        threads, left = _follow(program, moved, text, at + 1, left)
     for index, saved in threads:
         if index == 0:
             pairs = [(0, len(text)), *zip(saved[2::2], saved[3::2], strict=True)]
@@ -131,8 +135,12 @@ def run(program: Program, text: str) -> list[str | None] | None:
     return None
 
 
-def _follow(program: Program, threads: list[tuple[int, Saved]], text: str, at: int) -> list[tuple[int, Saved]]:
-    """Run every thread up to its next character, preferred ones first; a place reached before is not visited again."""
+def _follow(program: Program, threads: list[tuple[int, Saved]], text: str, at: int,
+            left: int) -> tuple[list[tuple[int, Saved]], int]:
+    """Run every thread up to its next character, preferred ones first; a place reached before is not visited again.
+
+    Returns the threads, and how many of the visits that were `left` are left now.
+    """
     found: list[tuple[int, Saved]] = []
     seen: set[int] = set()
     stack = threads[::-1]
@@ -141,6 +149,10 @@ def _follow(program: Program, threads: list[tuple[int, Saved]], text: str, at: i
         if index in seen:
             continue
         seen.add(index)
+        if len(seen) > left:
+            raise QueryError(f"a pattern of {len(program.steps)} instructions needs more than {MAX_VISITS} steps for a "
+                             f"value of {len(text)} characters ({at} read and not done)",
+                             help="write it without a repeat inside a repeat, or match shorter values")
         step = program.steps[index]
         if step.test is not None or index == 0:
             found.append((index, saved))
@@ -148,4 +160,4 @@ def _follow(program: Program, threads: list[tuple[int, Saved]], text: str, at: i
             stack.append((step.next[0], (*saved[:step.save], at, *saved[step.save + 1:])))
         elif step.border is None or step.border.match(text, at):
             stack.extend((after, saved) for after in reversed(step.next))
-    return found
+    return found, left - len(seen)

@@ -7,7 +7,6 @@ from functools import lru_cache
 MAX_REPEAT = 1000
 MAX_GROUPS = 100
 _LAST = 0x10FFFF
-_OPEN_REPEATS_BACKTRACKED = 2
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -360,37 +359,3 @@ def char_class(ranges: Ranges) -> str:
     if len(ranges) == 1 and ranges[0][0] == ranges[0][1]:
         return re.escape(chr(ranges[0][0]))
     return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]"
-
-
-def runs_away(node: Node) -> bool:
-    """Whether backtracking could take more than about the square of a value's length."""
-    return _repeats(node) > _OPEN_REPEATS_BACKTRACKED
-
-
-def _repeats(node: Node) -> int:
-    """How many open repeats can compete for the same characters; a repeat of anything that varies counts as endless."""
-    match node:
-        case Sequence(parts):
-            return sum(map(_repeats, parts))
-        case Choice(parts):
-            return max(map(_repeats, parts))
-        case Group(part, _):
-            return _repeats(part)
-        case Repeat(part, _, most, _):
-            if most is not None and most <= 1:
-                return _repeats(part)
-            return 99 if _varies(part) else 1
-        case _:
-            return 0
-
-
-def _varies(node: Node) -> bool:
-    match node:
-        case Sequence(parts):
-            return any(map(_varies, parts))
-        case Choice() | Repeat():
-            return True
-        case Group(part, _):
-            return _varies(part)
-        case _:
-            return False

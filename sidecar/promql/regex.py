@@ -1,9 +1,10 @@
 """Regular expressions as Prometheus has them: RE2 syntax, the whole value must match, and no pattern takes forever.
 
 A pattern is read by the grammar of RE2 (https://github.com/google/re2/wiki/Syntax). Most become a pattern of Python's
-`re`. Those on which a backtracking engine could run away (a repeat inside a repeat, or many open ones) run on
-Pike's machine instead (Russ Cox, "Regular Expression Matching: the Virtual Machine Approach"): slower, but linear in
-the value, because expressions also come from people who only ask.
+`re`. Those on which a backtracking engine could run away (a repeat inside a repeat, or many open ones, or choices that
+multiply), and values that are long for it, go to Pike's machine instead (Russ Cox, "Regular Expression Matching: the
+Virtual Machine Approach"): slower, but linear in the value, because expressions also come from people who only ask.
+Where even that would keep the tick waiting it gives up, with a QueryError.
 """
 
 import re
@@ -12,7 +13,8 @@ from functools import lru_cache
 
 from sidecar.errors import QueryError
 from sidecar.promql import machine
-from sidecar.promql.pattern import Chars, Choice, Group, Node, PatternError, emit, parse_pattern, runs_away
+from sidecar.promql.backtracking import longest
+from sidecar.promql.pattern import Chars, Choice, Group, Node, PatternError, emit, parse_pattern
 from sidecar.promql.pattern import Sequence as Parts
 from sidecar.promql.recent import Recent
 from sidecar.promql.values import Matcher
@@ -59,17 +61,26 @@ class Regex:
         if words := _words(node):
             found = 2 if isinstance(node, Group) else 1
             return lambda text: (text,) * found if text in words else None
-        if runs_away(node):
+        most = longest(node)
+        if most == 0:
             program = machine.assemble(node, len(self._names))
             self.weight += len(program.steps)
             return lambda text: machine.run(program, text)
         search = re.compile(emit(node), re.DOTALL).fullmatch
 
         def groups(text: str) -> Groups | None:
+            if len(text) > most:
+                return self._linear(node, text)
             found = search(text)
             return None if found is None else (found[0], *found.groups())
 
         return groups
+
+    def _linear(self, node: Node, text: str) -> Groups | None:
+        try:
+            return machine.run(machine.assemble(node, len(self._names)), text)
+        except PatternError as error:
+            raise QueryError(f"a value of {len(text)} characters is too long for this pattern: {error}") from None
 
     def expand(self, template: str, groups: Groups) -> str:
         """`template` with `$1`, `${1}`, `$name` and `$$` replaced, as Go's Regexp.Expand: unknown groups are empty."""

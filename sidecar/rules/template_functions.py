@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 
 from sidecar.errors import QueryError
+from sidecar.promql.backtracking import runs_away
 from sidecar.promql.notation import quote
-from sidecar.promql.pattern import emit, parse_pattern, runs_away
+from sidecar.promql.pattern import emit, parse_pattern
 from sidecar.promql.regex import Regex, regex
 from sidecar.rules.durations import parse_duration
 from sidecar.rules.gotemplate.builtins import BUILTINS, query_escape

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from aiohttp import hdrs, web
 
+from sidecar.errors import QueryError
 from sidecar.model import Alert
 from sidecar.notify.payload import rfc3339
 from sidecar.web.view import Snapshot
@@ -47,7 +48,8 @@ def answering(handler: Handler) -> Handler:
     async def answer(request: web.Request) -> Response:
         try:
             return await handler(request)
-        except ApiError as error:
+        except (ApiError, QueryError) as found:  # a pattern may be too slow for a value wherever series are chosen
+            error = found if isinstance(found, ApiError) else ApiError("execution", f"{found} ({found.help})")
             text = json.dumps({"status": "error", "errorType": error.kind, "error": str(error)})
             headers = {hdrs.RETRY_AFTER: str(RETRY_SECONDS)} if error.kind == "unavailable" else {}
             return web.Response(status=STATUS[error.kind], text=text, content_type=JSON, headers=headers)
