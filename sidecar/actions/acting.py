@@ -110,6 +110,8 @@ class Acting:
         if len(self._said) > len(subjects):
             self._said = {name: said for name, said in self._said.items() if name in self._names}
         self._verdicts.ages = {subject.name: subject.age_seconds for subject in subjects}
+        for target in {attempt.target for attempt in self._ledger.open()}.difference(self._names):
+            self._verdicts.end_life(target, now, "target_unknown", policy.options)  # it is configured no more
         self.incidents.keep(self._names, now)
         for subject in subjects:
             self.incidents.update(subject, of_target[subject.name], policy.options, now)
