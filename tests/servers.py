@@ -10,6 +10,7 @@ import fcntl
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -164,10 +165,14 @@ def _unpack(package: Path, folder: Path) -> None:
 
 
 def free_port() -> int:
-    """A loopback port on which nothing listens now. For a server of ours prefer port 0."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A loopback port on which nothing listens now. For a server of ours prefer port 0.
+
+    Below those that Linux gives to connections and to whoever binds port 0: else one of them may have it before long.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with contextlib.suppress(OSError), socket.create_server(("", port)):
+            return port
 
 
 def wait_until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:
