@@ -26,7 +26,6 @@ CALM_SECONDS = 0.1
 """There is time to look for garbage when nothing is due for so long: it takes less than a hundredth of it."""
 
 
-
 def score() -> int | None:
     """How early the kernel kills us for want of memory, from -1000 to 1000; None where it cannot be read."""
     try:

@@ -66,8 +66,12 @@ def serve(port: int, answer: str, blocks: Blocks, requests: str | None) -> int:
                 self.reply(404, "text/plain", b"not found\n")
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode("utf-8", "replace")
-            entry = {"path": self.path, "headers": dict(self.headers.items()), "body": body}
+            announced = int(self.headers.get("Content-Length") or 0)
+            read = self.rfile.read(announced)
+            if len(read) < announced:  # whoever asked was killed meanwhile: nothing has been asked for
+                self.close_connection = True
+                return
+            entry = {"path": self.path, "headers": dict(self.headers.items()), "body": read.decode("utf-8", "replace")}
             note(requests, {**entry, "monotonic": time.monotonic(), "wall": time.time()})
             if self.path != "/cleanup":
                 self.reply(404, "text/plain", b"not found\n")
