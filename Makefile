@@ -1,7 +1,7 @@
 # From a bare checkout to a running demo or a tested change: needs make and python3 >= 3.11, brings the rest itself.
 
 PYTHON ?= python3.13 python3.12 python3.11 python3# candidates, the first that works is taken; or PYTHON=/path/to/one
-JOBS ?= 6# test files run side by side: they mostly wait for processes, so a few more than there are cores do well
+JOBS ?= 4# test files run side by side: they mostly wait for processes, so a few more than there are cores do well
 ARGS ?=# more arguments for `make demo` and `make test`
 
 VENV := .venv

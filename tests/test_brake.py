@@ -110,10 +110,10 @@ def beside(tmp_path: Path, process: "subprocess.Popen[bytes]", *, engaged: bool 
 def test_burst_beyond_the_limit_survives_with_the_brake(tmp_path: Path, room: Room, burst: str) -> None:
     """A program that takes more than its limit at once is lent some memory until its handler has freed its caches."""
     process = room.start("300")
-    with beside(tmp_path, process) as sidecar:
+    with beside(tmp_path, process, brake={"loan": "160MiB", "hold": "30s"}) as sidecar:
         tell(process, burst)
         assert read_line(process, "the end of the burst") == "done"
-        wait_until(lambda: room.read("memory.limit_in_bytes") == LIMIT, 10, "the limit as it was")
+        wait_until(lambda: room.read("memory.limit_in_bytes") == LIMIT, 40, "the limit as it was")
         wait_until(lambda: sidecar.value("rag_brake_holds_total", "returned") == 1, 10, "the count")
 
         assert process.poll() is None

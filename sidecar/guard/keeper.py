@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 1.0
 """How often it is seen anew whether a cgroup may still be held."""
 LOAN_LOOK_SECONDS = 0.02
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 2.0
 """So long, at most, a target waits for the guard's answer; then the kernel decides, as without us."""
 LEAST_LOAN_BYTES = MIB
 LAST_SECONDS = 10.0

@@ -38,6 +38,7 @@ class Files:
         self.folder = folder
         self._fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self.inode = os.fstat(self._fd).st_ino
+        self.eventfd = -1
 
     def read(self, name: str) -> bytes:
         """What a file says."""
@@ -87,10 +88,11 @@ class Files:
         return room
 
     def close(self) -> None:
-        """Give the descriptor back; harmless when called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Give the descriptors back; harmless when called twice."""
+        for fd in (self._fd, self.eventfd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self.eventfd = -1
 
 
 class V1(Files):
@@ -104,7 +106,6 @@ class V1(Files):
     def __init__(self, folder: str, kept: dict[str, int] | None = None) -> None:
         super().__init__(folder)
         self.kept = kept or {name: self.bytes_of(name) for name in (self.LIMIT, self.BOTH) if self._has(name)}
-        self.eventfd = -1
 
     def _has(self, name: str) -> bool:
         return os.access(name, os.F_OK, dir_fd=self._fd)
@@ -181,13 +182,6 @@ class V1(Files):
             return False
         return aim == self.limit_bytes
 
-    def close(self) -> None:
-        """Give the descriptors back."""
-        super().close()
-        if self.eventfd >= 0:
-            os.close(self.eventfd)
-            self.eventfd = -1
-
 
 class V2(Files):
     """A limit of cgroup v2. There is no waiting, only slowing down, for which some room is kept below the limit."""
@@ -200,7 +194,6 @@ class V2(Files):
     def __init__(self, folder: str, kept: dict[str, int] | None = None) -> None:
         super().__init__(folder)
         self.kept = kept or {name: self.bytes_of(name) for name in (self.LIMIT, self.HIGH)}
-        self.eventfd = -1
         self._seen = 0
 
     @property
@@ -264,13 +257,6 @@ class V2(Files):
         if aim < self.bytes_of(self.LIMIT):
             self.write(self.LIMIT, aim)
         return aim == self.limit_bytes
-
-    def close(self) -> None:
-        """Give the descriptors back."""
-        super().close()
-        if self.eventfd >= 0:
-            os.close(self.eventfd)
-            self.eventfd = -1
 
 
 def limit_of(folder: str, kept: dict[str, int] | None = None) -> V1 | V2:
