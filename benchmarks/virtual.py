@@ -13,6 +13,7 @@ from aiohttp.test_utils import make_mocked_request
 from fleet import Fleet
 
 from sidecar.actions.options import Options
+from sidecar.app_parts import needs
 from sidecar.guard.wire import Channel
 from sidecar.journal.journal import Journal
 from sidecar.model import Cleanup, Labels, Sample
@@ -20,7 +21,6 @@ from sidecar.pipeline import Plan
 from sidecar.pipeline_collector import LongPasses
 from sidecar.probes.sampler import INFO, UP
 from sidecar.procfs import Identity
-from sidecar.promql.tree import lookback, metric_names
 from sidecar.replay.desk import Desk, Scene, started
 from sidecar.replay.guard import VirtualGuard
 from sidecar.replay.play import OURS
@@ -188,16 +188,6 @@ class World:
 
 async def _go_on() -> None:
     """Nobody else wants to run."""
-
-
-def needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
-    """Metric → how many seconds back rules look at it."""
-    found: dict[str, float] = {}
-    for spec in specs:
-        for rule in spec.rules:
-            for name in metric_names(rule.expr):
-                found[name] = max(found.get(name, 0.0), lookback(rule.expr) + spec.query_offset_seconds)
-    return found
 
 
 def copies(specs: Sequence[GroupSpec], rules: int) -> list[GroupSpec]:

@@ -85,7 +85,7 @@ def parts_of(settings: Settings, before: Sequence[GroupSpec] = ()) -> Parts:
         scopes={name: Scope(not isinstance(each.match, ByUrl), each.children) for name, each in targets.items()},
         reaches={name: Reach(each.agent.directory, each.agent.every_seconds) for name, each in targets.items()},
         endpoints={name: asked for name, target in targets.items() if (asked := target.asked())},
-        needs=_needs(specs),
+        needs=needs(specs),
         courier=any(channel.kind in ("http", "exec") for plan in plans.values()
                     for channels in plan.channels.values() for channel in channels))
 
@@ -109,7 +109,8 @@ def _plan(settings: Settings, target: Target) -> Plan:
                 target.children, settings.waits_for_agent(target), loan)
 
 
-def _needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
+def needs(specs: Sequence[GroupSpec]) -> dict[str, float]:
+    """Metric → how many seconds back rules look at it."""
     found: dict[str, float] = {}
     for spec in specs:
         for rule in spec.rules:
