@@ -2,21 +2,21 @@
 
 import asyncio
 import logging
-import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import prometheus_client as client
 from aiohttp import hdrs, web
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from prometheus_client.metrics_core import Metric as Exposed
-from prometheus_client.samples import Sample as Line
 
-from sidecar.model import METRIC_NAME, Labels, Metric, Sample, is_stale
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
+from sidecar.model import Metric, Sample
+from sidecar.promql.steps import Steps
 from sidecar.web.breath import Breathe, through
+from sidecar.web.rendering import Lines, readable
 from sidecar.web.view import Family
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,10 @@ PACKING, GZIP = 5, 31
 """How hard zlib tries, and its name for the format."""
 PACKED_AT_ONCE = 64 * 1024
 
+INTRODUCTIONS = 512
+"""So many families are remembered with the lines that say what they are: all that there are, in both formats."""
+
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-# A NUL ends Prometheus's lexer, other control characters a terminal's good manners. Newlines are escaped by the format.
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
-_SUFFIXES = {"_bucket": 0, "_count": 1, "_sum": 2}
 
 
 class _Page:
@@ -55,9 +54,6 @@ class _Some(NamedTuple):
         return self.families
 
 
-Encoder = Callable[[_Some], bytes]
-
-
 class Exposition:
     """Serves /metrics. Lives as long as the server; holds the published families and this tick's pages.
 
@@ -74,6 +70,7 @@ class Exposition:
         self._families: Sequence[Family] = ()
         self._tick = -1
         self._pages: dict[tuple[str, frozenset[str]], _Page] = {}
+        self._lines = Lines()
         self._complained: set[str] = set()
         self._turn = asyncio.Lock()
 
@@ -107,42 +104,50 @@ class Exposition:
             raise web.HTTPServiceUnavailable(
                 text=f"More than {VARIANTS} selections of name[] in one tick.\n", headers={hdrs.RETRY_AFTER: "1"})
         # The format is decided above: prometheus-client's own reading of Accept fails on `version=x`.
-        encoder, content_type = choose_encoder(accepted)
+        _, content_type = choose_encoder(accepted)
         tick = self._tick
-        page = _Page(content_type, await through(self._rendered(encoder, names), breathe))
+        page = _Page(content_type, await through(self._rendered(accepted, names), breathe))
         if tick == self._tick:  # else it is that of a tick that is over
             self._pages[variant] = page
         return page
 
-    def _rendered(self, encoder: Encoder, names: frozenset[str]) -> Steps[bytes]:
+    def _rendered(self, accepted: str, names: frozenset[str]) -> Steps[bytes]:
         """The page: the sidecar's own process, then what is published, less what the format cannot carry."""
+        encoder, _ = choose_encoder(accepted)
         end = encoder(_Some())
-        found: list[bytes] = []
-        for family in self._registry.collect():
-            family.samples = [line for line in family.samples if not names or line.name in names]
-            if family.samples:
-                found.append(encoder(_Some((family,))).removesuffix(end))
+        own = list(self._registry.collect())
+        for family in own if names else ():
+            family.samples = [line for line in family.samples if line.name in names]
+        found: list[bytes] = [encoder(_Some([family for family in own if family.samples])).removesuffix(end)]
         samples: dict[str, tuple[Metric, list[Sample]]] = {}
         for metric, given in self._families:
             samples.setdefault(metric.name, (metric, []))[1].extend(given)
         for metric, given in samples.values():
-            family_of = _family(metric)
-            if family_of is None or family_of.name in self._own:
+            name, introduction = _introduced(metric, accepted)
+            if not name or name in self._own:
                 self._complain(metric.name, "the name is not valid, or the sidecar's own process has it")
                 continue
-            if names and not any(sample.labels.metric in names for sample in given):
-                continue
-            lines = yield from _samples(metric, given)
-            if len(lines) < sum(not is_stale(sample.value) for sample in given):
+            chosen = [sample for sample in given if sample.labels.metric in names] if names else given
+            lines, left_out = yield from (Lines() if names else self._lines).of(metric, chosen)
+            if left_out:
                 self._complain(metric.name, "a series has another metric's name or an invalid label, or is there twice")
-            chosen = [line for line in lines if not names or line.name in names]
-            found += yield from _encoded(family_of, chosen, encoder, end)
+            found += (introduction, *lines) if lines else ()
         return b"".join((*found, end))
 
     def _complain(self, name: str, reason: str) -> None:
         if name not in self._complained and len(self._complained) < COMPLAINTS:
             self._complained.add(name)
             log.warning("Series are left out of /metrics", extra={"metric": name, "reason": reason})
+
+
+@lru_cache(maxsize=INTRODUCTIONS)
+def _introduced(metric: Metric, accepted: str) -> tuple[str, bytes]:
+    """A family by its name in the format, with the lines that say what it is; nothing where its name is not valid."""
+    family = _family(metric)
+    if family is None:
+        return "", b""
+    encoder, _ = choose_encoder(accepted)
+    return family.name, encoder(_Some((family,))).removesuffix(encoder(_Some()))
 
 
 def _family(metric: Metric) -> Exposed | None:
@@ -154,34 +159,7 @@ def _family(metric: Metric) -> Exposed | None:
         name, kind = (name.removesuffix("_total"), kind) if name.endswith("_total") else (name, "unknown")
     elif kind == "info":
         name, kind = (name.removesuffix("_info"), kind) if name.endswith("_info") else (name, "gauge")
-    return Exposed(name, _readable(metric.help), kind) if name else None
-
-
-def _samples(metric: Metric, given: Sequence[Sample]) -> Steps[list[Line]]:
-    """The samples that can be shown: `job` and `instance` are for the scrape to add; of doubles the last stands."""
-    shown: dict[tuple[str, Labels], Line] = {}
-    for number, (labels, value, _) in enumerate(given, 1):
-        rest = labels.without(METRIC_NAME, "job", "instance")
-        suffix = labels.metric.removeprefix(metric.name)
-        fits = suffix in _SUFFIXES if metric.type == "histogram" else labels.metric == metric.name
-        if fits and not is_stale(value) and all(_LABEL.fullmatch(name) for name in rest):
-            readable = {name: _readable(text) for name, text in rest.items()}
-            shown[labels.metric, rest] = Line(labels.metric, readable, value)
-        if number % ELEMENTS_A_PIECE == 0:
-            yield
-    return sorted(shown.values(), key=_histogram_order) if metric.type == "histogram" else list(shown.values())
-
-
-def _encoded(family: Exposed, lines: Sequence[Line], encoder: Encoder, end: bytes) -> Steps[list[bytes]]:
-    """A family in the format, without what ends a page."""
-    head = encoder(_Some((family,))).removesuffix(end)
-    found: list[bytes] = [head] if lines else []
-    for start in range(0, len(lines), ELEMENTS_A_PIECE):
-        family.samples = list(lines[start:start + ELEMENTS_A_PIECE])
-        found.append(encoder(_Some((family,))).removesuffix(end).removeprefix(head))
-        if len(family.samples) == ELEMENTS_A_PIECE:
-            yield
-    return found
+    return Exposed(name, readable(metric.help), kind) if name else None
 
 
 def _packed(body: bytes) -> Steps[bytes]:
@@ -192,24 +170,6 @@ def _packed(body: bytes) -> Steps[bytes]:
         found.append(packer.compress(body[start:start + PACKED_AT_ONCE]))
         yield
     return b"".join((*found, packer.flush()))
-
-
-def _histogram_order(sample: Line) -> tuple[list[tuple[str, str]], int, float]:
-    """OpenMetrics wants the buckets of one histogram together and ascending."""
-    series = sorted((name, value) for name, value in sample.labels.items() if name != "le")
-    suffix = next(rank for suffix, rank in _SUFFIXES.items() if sample.name.endswith(suffix))
-    try:
-        bound = float(sample.labels.get("le", "inf"))
-    except ValueError:
-        bound = math.inf
-    return series, suffix, bound
-
-
-def _readable(text: str) -> str:
-    """The text as valid UTF-8: bytes that a file name or a command line brought along become visible escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    return text.encode("utf-8", "backslashreplace").decode().translate(_CONTROL)
 
 
 def _format(accept: Sequence[str]) -> str:
