@@ -11,6 +11,7 @@ from sidecar import (
     __version__,
     cli_agent,
     cli_control,
+    cli_health,
     cli_orders,
     cli_query,
     cli_reload,
@@ -50,6 +51,7 @@ examples:
   rag-sidecar check config sidecar.yml       each setting, and who said so
   rag-sidecar check rules my-rules.yml       mistakes and lint
   rag-sidecar check web-config web.yml       --web.config.file, certificates
+  rag-sidecar check healthy                  whether the one here answers
 
 Exit codes: 0 fine, 1 mistakes, 3 only lint of rules. docs/configuration.md
 """,
@@ -112,6 +114,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     web = checks.add_parser("web-config", help="check files of --web.config.file, as promtool does", **form)
     web.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TLS, passwords and headers")
     web.set_defaults(call=_check_web_config)
+    cli_health.add_checks(checks, **form)
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

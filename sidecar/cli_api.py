@@ -19,6 +19,7 @@ from sidecar.explain.seen import printable
 EXAMPLE_URL = "http://127.0.0.1:11611"
 UNIX = "unix:"
 MAX_BYTES = 256 * 1024 * 1024
+MOST_PAGE_BYTES = 4096
 SECONDS = 30.0
 
 _PLACE = re.compile(r"(\d+):(\d+): parse error: (.*)", re.DOTALL)
@@ -95,7 +96,15 @@ class Api:
         except Refused as error:
             raise _placed(error, expr) or error from None
 
+    def page(self, path: str) -> tuple[int, str]:
+        """GET of a page that is plain text: its status and what it says. Raises SidecarError where nobody answers."""
+        status, body = self._sent(urllib.request.Request(f"{self._base}{path}"))
+        return status, printable(body[:MOST_PAGE_BYTES].decode(errors="replace").strip())
+
     def _ask(self, request: urllib.request.Request) -> Said:
+        return self._read(*self._sent(request))
+
+    def _sent(self, request: urllib.request.Request) -> tuple[int, bytes]:
         if self._header:
             request.add_unredirected_header("Authorization", self._header)
         try:
@@ -109,7 +118,7 @@ class Api:
             raise self._silent(error.reason) from None
         except (OSError, HTTPException, ValueError) as error:
             raise self._silent(error) from None
-        return self._read(status, body)
+        return status, body
 
     def _read(self, status: int, body: bytes) -> Said:
         if len(body) > MAX_BYTES:

@@ -231,3 +231,24 @@ def test_help_shows_examples(tmp_path: Path) -> None:
 
     assert code == 0
     assert "rag-sidecar query rag_memory_used_bytes" in out
+
+
+@pytest.mark.parametrize("what", ["healthy", "ready"])
+def test_health_is_checked(url: str, what: str) -> None:
+    """`check healthy` and `check ready` end with 0 and the server's own words: fit for a container's HEALTHCHECK."""
+    code, out, err = run(what, "--url", url, command="check")
+
+    assert (code, err) == (0, "")
+    assert out.rstrip().endswith((f"is {what.capitalize()}.", f"is {what}."))
+
+
+def test_health_of_nobody_is_a_failure() -> None:
+    """Where nobody listens, and where a server says that it is not well, the exit code is 1 and the message says so."""
+    code, out, err = run("healthy", "--url", f"http://127.0.0.1:{free_port()}", command="check")
+    assert (code, out) == (1, "")
+    assert "nothing listens there" in err
+
+    with AlertRecorder() as ill:
+        code, out, err = run("ready", "--url", ill.url, command="check")
+    assert (code, out) == (1, "")
+    assert f"{ill.url} is not ready: 501" in err
