@@ -114,8 +114,8 @@ def pauses(options: argparse.Namespace) -> Callable[[Reply], float] | None:
     return (lambda reply: 1 / options.load) if options.load else None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code."""
+def main(argv: Sequence[str] | None = None, prepare: Callable[[Assistant], None] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code. `prepare` sees the assistant before the first question."""
     options = arguments(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     signals = SignalPipe([*_ENDS, *([] if options.no_signal else _CLEANUPS)])
@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cannot serve on {options.host}:{options.port}: {error}", file=sys.stderr)
         print("Is the port taken? Try --port 0. Is there no /proc? The demo needs Linux.", file=sys.stderr)
         return 1
+    if prepare:
+        prepare(assistant)
     worker = threading.Thread(target=clean_until_end, args=(signals, cleaner, server), name="signals")
     worker.start()
     pause = pauses(options)
