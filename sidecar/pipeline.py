@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from sidecar import thresholds
 from sidecar.actions.acting import Acting
@@ -35,12 +36,12 @@ from sidecar.pipeline_thresholds import Lines
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
-from sidecar.promql.steps import Steps, finish
+from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
 from sidecar.store import Store
 from sidecar.thresholds import Wanted
-from sidecar.web.view import ModeStatus, Snapshot, TargetStatus, View
+from sidecar.web.view import Families, ModeStatus, Snapshot, TargetStatus, View
 
 log = logging.getLogger("sidecar")
 
@@ -147,8 +148,8 @@ class Pipeline:
         stages.store.truncate(now)
         self._last = now
         self.vitals.note(monotonic() - begun, late_seconds)
-        await self._pace.through(self._publishing(
-            [*seen, *counted, *self.vitals.of_groups(stages.groups, now)], alerts, readings))
+        shown = Families(lambda: families(chain(seen, counted, self.vitals.of_groups(stages.groups, now))))
+        await self._pace.through(self._publishing(shown, alerts, readings))
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
         """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
@@ -297,12 +298,13 @@ class Pipeline:
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
                 crashes=crashes)
 
-    def _publishing(self, samples: Sequence[Sample], alerts: Sequence[Alert], readings: Readings) -> Steps[None]:
+    def _publishing(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> Steps[None]:
         """Show what people and Prometheus see until the next tick, in pieces."""
-        shown = yield from families(samples)
         why = self.acting.explain()
         statuses, modes = [], {}
-        for subject in self._subjects_now:
+        for number, subject in enumerate(self._subjects_now, 1):
+            if number % ELEMENTS_A_PIECE == 0:
+                yield
             known, used_bytes = self.lines.known.get(subject.name), self._used_now.get(subject.name)
             main, critical = (known.lines.main, known.lines.critical) if known else (None, None)
             statuses.append(TargetStatus(

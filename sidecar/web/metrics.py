@@ -17,7 +17,7 @@ from sidecar.model import Metric, Sample
 from sidecar.promql.steps import Steps
 from sidecar.web.breath import Breathe, through
 from sidecar.web.rendering import Lines, readable
-from sidecar.web.view import Family
+from sidecar.web.view import Family, sorted_out
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ class Exposition:
         for collector in (client.ProcessCollector, client.PlatformCollector, client.GCCollector) if of_itself else ():
             collector(registry=self._registry)
         self._own = frozenset(metric.name for metric in self._registry.collect())
-        self._families: Sequence[Family] = ()
+        self._families: Iterable[Family] = ()
         self._tick = -1
         self._pages: dict[tuple[str, frozenset[str]], _Page] = {}
         self._lines = Lines()
         self._complained: set[str] = set()
         self._turn = asyncio.Lock()
 
-    def publish(self, families: Sequence[Family], tick: int) -> None:
+    def publish(self, families: Iterable[Family], tick: int) -> None:
         """Show `families` from now on. Within one tick the first publication stands."""
         if tick != self._tick:
             self._families, self._tick = families, tick
@@ -120,7 +120,7 @@ class Exposition:
             family.samples = [line for line in family.samples if line.name in names]
         found: list[bytes] = [encoder(_Some([family for family in own if family.samples])).removesuffix(end)]
         samples: dict[str, tuple[Metric, list[Sample]]] = {}
-        for metric, given in self._families:
+        for metric, given in (yield from sorted_out(self._families)):
             samples.setdefault(metric.name, (metric, []))[1].extend(given)
         for metric, given in samples.values():
             name, introduction = _introduced(metric, accepted)

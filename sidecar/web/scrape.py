@@ -8,7 +8,7 @@ import json
 import platform
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import starmap
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +26,7 @@ from sidecar.web.parameters import Parameters, parameters
 from sidecar.web.query import Queries, sources_of
 from sidecar.web.series import selectors
 from sidecar.web.status import about_of
-from sidecar.web.view import About, Family, Snapshot
+from sidecar.web.view import About, Family, Snapshot, sorted_out
 
 PAGE, OF_TARGET = "/metrics", "/metrics/target/"
 UNREADABLE = "the target's process is not there, or cannot be read"
@@ -79,7 +79,7 @@ def by_target(snapshot: Snapshot) -> Steps[Mapping[str, Sequence[Family]]]:
     """What there is of each target that has a standard name, still under ours. Sorted once for each snapshot."""
     if not snapshot.by_target:
         found: defaultdict[str, dict[Metric, list[Sample]]] = defaultdict(dict)
-        for metric, samples in snapshot.families:
+        for metric, samples in (yield from sorted_out(snapshot.families)):
             if metric.name not in STANDARD:
                 continue
             for number, sample in enumerate(samples, 1):
@@ -122,16 +122,16 @@ async def targets(request: web.Request, queries: Queries) -> Response:
     """GET /api/v1/targets: every page to scrape, as a Prometheus that scrapes them at each tick. Raises ApiError."""
     given, about = await parameters(request), about_of(queries.view)
     state, pool = given.first("state").lower(), given.first("scrapePool")
-    found = [_target(page, about, queries) for page in scraped(queries.view.snapshot)
+    last = _last_tick(await through(sorted_out(queries.view.snapshot.families), breath_of(queries.view)))
+    found = [_target(page, about, queries, last) for page in scraped(queries.view.snapshot)
              if state in ("", "any", "active") and pool in ("", about.labels.get("job", ""))]
     return success({"activeTargets": found, "droppedTargets": [], "droppedTargetCounts": {}})
 
 
-def _target(page: Scraped, about: About, queries: Queries) -> dict[str, Any]:
+def _target(page: Scraped, about: About, queries: Queries, last: tuple[float, float]) -> dict[str, Any]:
     address = about.url.partition("://")[2].partition("/")[0]
     job, url = about.labels.get("job", ""), f"{about.url.rstrip('/')}{page.path}"
-    tick, seconds = _last_tick(queries.view.snapshot)
-    interval = f"{about.interval_seconds:g}s"
+    (tick, seconds), interval = last, f"{about.interval_seconds:g}s"
     return {
         "discoveredLabels": {"__address__": address, "__metrics_path__": page.path, "__scheme__": "http", "job": job,
                              "__scrape_interval__": interval, "__scrape_timeout__": interval},
@@ -145,9 +145,9 @@ def _labels(page: Scraped, about: About) -> Labels:
     return Labels({**about.labels, "target": page.target})
 
 
-def _last_tick(snapshot: Snapshot) -> tuple[float, float]:
+def _last_tick(families: Iterable[Family]) -> tuple[float, float]:
     """When the last tick was (0 before the first), and how long it took in seconds."""
-    for metric, samples in snapshot.families:
+    for metric, samples in families:
         if metric.name == "rag_sidecar_tick_duration_seconds" and samples:
             return samples[0].at, samples[0].value
     return 0.0, 0.0
@@ -162,7 +162,7 @@ async def metadata(request: web.Request, queries: Queries) -> Response:
     """GET /api/v1/metadata: type and help of every metric of the sidecar's page. Raises ApiError."""
     given = await parameters(request)
     most, each = _count(given, "limit"), _count(given, "limit_per_metric")
-    known = told(queries.view.snapshot.families)
+    known = told(await through(sorted_out(queries.view.snapshot.families), breath_of(queries.view)))
     if wanted := given.first("metric"):
         known = {wanted: known[wanted]} if wanted in known else {}
     names = list(known)[:most]
@@ -176,22 +176,23 @@ async def of_targets(request: web.Request, queries: Queries) -> Response:
     matchers = [matcher for selector in selectors(given, "match_target") for matcher in selector]
     snapshot = queries.view.snapshot
     found = await through(by_target(snapshot), breath_of(queries.view))
+    families = await through(sorted_out(snapshot.families), breath_of(queries.view))
     rows = [row for page in scraped(snapshot)
             if _match(matchers, labels := _labels(page, about))
             for row in _rows(labels, [Family(_standard(each), samples) for each, samples in found.get(page.target, ())]
-                             if page.target else snapshot.families)
+                             if page.target else families)
             if metric in ("", row["metric"])]
     if metric:
         rows = [{name: text for name, text in row.items() if name != "metric"} for row in rows]
     return success(rows[:most])
 
 
-def _rows(labels: Labels, families: Sequence[Family]) -> Iterator[dict[str, Any]]:
+def _rows(labels: Labels, families: Iterable[Family]) -> Iterator[dict[str, Any]]:
     for name, said in told(families).items():
         yield {"target": dict(labels), "metric": name, **said}
 
 
-def told(families: Sequence[Family]) -> dict[str, dict[str, str]]:
+def told(families: Iterable[Family]) -> dict[str, dict[str, str]]:
     """What the page says of each metric that has samples, by its name in the text format. Infos are gauges there."""
     kinds: Mapping[str, Literal["gauge", "unknown"]] = {"info": "gauge"}
     return {metric.name: {"type": kinds.get(metric.type, metric.type), "help": metric.help, "unit": ""}

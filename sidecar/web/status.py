@@ -18,9 +18,10 @@ from sidecar.notify.payload import rfc3339
 from sidecar.promql.notation import format_duration
 from sidecar.store import KEEP_SECONDS
 from sidecar.web.api import ApiError, Response, success
+from sidecar.web.breath import breath_of, through
 from sidecar.web.parameters import parameters
 from sidecar.web.query import Queries, sources_of
-from sidecar.web.view import About, View
+from sidecar.web.view import About, View, sorted_out
 
 SPOKEN = "2.55.0"
 """The version of Prometheus whose API this is: clients decide by it what they may ask."""
@@ -76,8 +77,8 @@ async def capabilities(request: web.Request, queries: Queries) -> Response:
 
 async def alertmanagers(request: web.Request, queries: Queries) -> Response:
     """GET /api/v1/alertmanagers: those that are told, by the names under which they are counted: without secrets."""
-    found = {sample.labels[BY]: None for metric, samples in queries.view.snapshot.families if metric.name == QUEUE
-             for sample in samples}
+    families = await through(sorted_out(queries.view.snapshot.families), breath_of(queries.view))
+    found = {sample.labels[BY]: None for metric, samples in families if metric.name == QUEUE for sample in samples}
     return success({"activeAlertmanagers": [{"url": f"{url.rstrip('/')}/api/v2/alerts"} for url in found],
                     "droppedAlertmanagers": []})
 

@@ -1,11 +1,12 @@
 """What the web server shows: one frozen snapshot, replaced as a whole once per tick."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sidecar.model import Alert, Metric, Sample, Sight
 from sidecar.promql.context import Options
+from sidecar.promql.steps import Steps, finish
 from sidecar.promql.values import Newest, Select
 from sidecar.rules.group import Group
 from sidecar.web.hands import Hands
@@ -16,6 +17,32 @@ class Family(NamedTuple):
 
     metric: Metric
     samples: Sequence[Sample]
+
+
+class Families:
+    """The families of a tick, made by `sort` when somebody first asks for them. Lives as long as its snapshot.
+
+    Of most ticks nobody does.
+    """
+
+    def __init__(self, sort: Callable[[], Steps[Sequence[Family]]]) -> None:
+        self._sort: Callable[[], Steps[Sequence[Family]]] | None = sort
+        self._sorted: Sequence[Family] = ()
+
+    def __iter__(self) -> Iterator[Family]:
+        return iter(finish(self.steps()))
+
+    def steps(self) -> Steps[Sequence[Family]]:
+        """All of them; whoever asks while they are being sorted sorts them, too."""
+        if self._sort:
+            self._sorted = yield from self._sort()
+            self._sort = None
+        return self._sorted
+
+
+def sorted_out(families: Iterable[Family]) -> Steps[Iterable[Family]]:
+    """These families, sorted in pieces where that has still to be done."""
+    return (yield from families.steps()) if isinstance(families, Families) else families
 
 
 class TargetStatus(NamedTuple):
@@ -52,7 +79,7 @@ class Snapshot:
 
     tick: int = 0
     unready: str = "the first tick has not ended yet"
-    families: Sequence[Family] = ()
+    families: Iterable[Family] = ()
     targets: Sequence[TargetStatus] = ()
     alerts: Sequence[Alert] = ()
     actions: Sequence[Mapping[str, Any]] = ()
