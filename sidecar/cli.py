@@ -12,6 +12,7 @@ from sidecar import (
     cli_agent,
     cli_control,
     cli_health,
+    cli_init,
     cli_orders,
     cli_query,
     cli_reload,
@@ -94,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli_thresholds.add(commands)
     cli_reload.add(commands)
     cli_agent.add(commands)
+    cli_init.add(commands)
     demo = commands.add_parser("demo", help="a leaking RAG beside a sidecar: alert, cleanup, freed bytes, in a minute",
                                epilog=EXAMPLES["demo"], formatter_class=argparse.RawDescriptionHelpFormatter)
     demo.add_argument("--once", action="store_true",

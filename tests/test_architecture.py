@@ -24,9 +24,9 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"demo"},
     {"app", "replay"},  # the composition roots: one for real time, one for virtual time
     {"config", "pipeline"},  # app_*.py, cli_*.py, config_*.py and pipeline_*.py are parts of theirs
-    {"web", "doctor", "explain", "attach"},
+    {"web", "doctor", "explain", "attach", "init"},
     {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
-    {"promql", "guard"},
+    {"promql", "guard", "handout"},
     {"model", "errors", "clock", "logs", "secretfile", "trust"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines
     {"tuples"},

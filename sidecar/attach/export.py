@@ -1,15 +1,13 @@
 """The agent as a file for other people's programs and images, with a page on how to start it."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from sidecar import __version__
 from sidecar.errors import SidecarError
+from sidecar.handout import hand_out, in_the_way
 
 AGENT = Path(__file__).resolve().parent.parent / "agent.py"
-LONGEST_BYTES = 1 << 20
 
 README = f"""\
 # The agent of rag-sidecar {__version__}
@@ -28,39 +26,8 @@ def export(folder: Path, *, force: bool) -> Iterator[tuple[Path, str]]:
     """Write the files; each one's path and what was done. Raises SidecarError, before anything is written, where a file
     is in the way that differs and is not to be overwritten."""
     files = {folder / "agent.py": AGENT.read_bytes(), folder / "README.md": README.encode()}
-    try:
-        same = {path: _content(path) for path in files}
-        differing = [path for path, content in files.items() if same[path] not in (None, content)]
-        if differing and not force:
-            raise SidecarError(f"{' and '.join(map(str, differing))}: there already, and different",
-                               help="--force overwrites; another version's agent goes on working with this sidecar")
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, content in files.items():
-            if same[path] != content:
-                _replace(path, content)
-            yield path, {None: "written", content: "there already"}.get(same[path], "overwritten")
-    except OSError as error:
-        raise SidecarError(f"cannot write {error.filename or folder}: {error.strerror}",
-                           help="name a folder that you may write to") from None
-
-
-def _content(path: Path) -> bytes | None:
-    """What is there; None if nothing is."""
-    try:
-        with path.open("rb") as file:
-            return file.read(LONGEST_BYTES)
-    except FileNotFoundError:
-        return None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all: a program may be reading it."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            os.fchmod(fd, 0o644)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise
+    differing = in_the_way(files)
+    if differing and not force:
+        raise SidecarError(f"{' and '.join(map(str, differing))}: there already, and different",
+                           help="--force overwrites; another version's agent goes on working with this sidecar")
+    yield from hand_out(files)
