@@ -1,13 +1,17 @@
 """The gates of one moment: each alert that asks for a cleanup, its own expression read anew."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import examples
 
 from sidecar.actions.facts import Gate
-from sidecar.model import Labels, Sample
+from sidecar.model import STALE, Labels, Sample
 from sidecar.pipeline_gates import Gates
 from sidecar.promql.evaluate import instant
 from sidecar.promql.parse import parse
@@ -29,7 +33,7 @@ class Bench:
         self.store = Store()
         self.group = Group(GroupSpec("g", "f", (spec,)), default_interval_seconds=1.0, external_labels={},
                            external_url="")
-        self.gates = Gates([self.group], {"rag"})
+        self.gates = Gates([self.group], {"rag", "web"})
 
     def set(self, at: float, metric: str, value: float, **labels: str) -> None:
         """One sample."""
@@ -37,14 +41,15 @@ class Bench:
 
     def evaluate(self, at: float) -> None:
         """The rule's own evaluation."""
-        finish(self.group.alerting_rules[0].run(at, Plain(self._ask)))
+        finish(self.group.alerting_rules[0].run(at, Plain(self.ask)))
 
-    def _ask(self, expr: Any, at: float) -> Any:
+    def ask(self, expr: Any, at: float) -> Any:
+        """What an expression gives."""
         return instant(expr, self.store.select, at)
 
     def at(self, now: float) -> list[Gate]:
         """The gates at this moment."""
-        return finish(self.gates.steps(self._ask, self.store, self.group.alerts(), now))
+        return finish(self.gates.steps(self.ask, self.store, self.group.alerts(), now))
 
 
 def test_alert_without_a_line_has_its_expression_for_a_gate() -> None:
@@ -110,3 +115,31 @@ def test_gate_that_cannot_be_read_is_told_once(caplog: pytest.LogCaptureFixture)
 
     assert bench.at(11.0) == bench.at(12.0) == []
     assert [record.message for record in caplog.records] == ["gate"]
+
+
+EVENTS = st.tuples(
+    st.sampled_from(["rag", "web", "gone"]),
+    st.sampled_from([(USED, ""), ("rag_memory_limit_bytes", ""), ("rag_line", "main"), ("rag_line", "critical")]),
+    st.sampled_from([0.0, 80.0, 100.0, 120.0, math.nan, math.inf, STALE]), st.sampled_from([1.0, 1.0, 30.0, 400.0]))
+
+
+COMPARISONS = [
+    f"{USED} > rag_memory_limit_bytes * 0.8", f'{USED} >= ignoring(level) rag_line{{level="main"}}',
+    f"{USED} > on (target) (sum by (target) (rag_line))", f"{USED} > time()",
+    f"{USED} > rag_memory_limit_bytes offset 5s", f"{USED} > on (target) max_over_time(rag_line[9s])"]
+
+
+@given(st.sampled_from(COMPARISONS),
+       st.sampled_from([0.0, 10.0]), st.lists(EVENTS, max_size=12))
+@examples(60)
+def test_gates_do_not_depend_on_those_before(
+        expr: str, hold: float, events: list[tuple[str, tuple[str, str], float, float]]) -> None:
+    """Whatever came and went, moved or ended: the gates are those that a desk sees which has just started."""
+    bench = Bench(expr, hold=hold, labels={"cleanup": "light", "level": "main"})
+    now = 1000.0
+    for target, (metric, level), value, seconds in events:
+        now += seconds
+        bench.set(now, metric, value, target=target, level=level)
+        bench.evaluate(now)
+        anew = finish(Gates([bench.group], {"rag", "web"}).steps(bench.ask, bench.store, bench.group.alerts(), now))
+        assert bench.at(now) == anew

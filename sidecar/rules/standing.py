@@ -13,7 +13,18 @@ from typing import Literal
 from sidecar.model import Labels
 from sidecar.promql.evaluate import Query
 from sidecar.promql.steps import Steps, finish
-from sidecar.promql.tree import Binary, Expr, NumberLiteral, VectorSelector, metric_names, unwrap
+from sidecar.promql.tree import (
+    Aggregate,
+    Binary,
+    Expr,
+    NumberLiteral,
+    Paren,
+    Unary,
+    VectorSelector,
+    metric_names,
+    unwrap,
+    walk,
+)
 from sidecar.rules.alerting import AlertingRule
 from sidecar.rules.rule import as_vector
 from sidecar.rules.source import Source, source_of
@@ -43,6 +54,16 @@ class Standing:
     rule: AlertingRule
     op: Comparison
     line: Expr
+
+    def inputs(self) -> tuple[VectorSelector, ...] | None:
+        """The selectors whose newest samples alone decide the lines; None where something else does, as time may.
+
+        Of used bytes themselves it matters which series there are, and nothing else.
+        """
+        nodes = list(walk(self.line))
+        plain = all(isinstance(node, Binary | Paren | Unary | Aggregate | NumberLiteral) or (
+            isinstance(node, VectorSelector) and node.at is None and not node.offset_seconds) for node in nodes)
+        return tuple(node for node in nodes if isinstance(node, VectorSelector)) if plain else None
 
     def lines(self, query: Query | Source, at: float) -> list[Line]:
         """`steps` without a pause."""
