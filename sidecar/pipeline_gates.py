@@ -64,11 +64,11 @@ class _Moment:
         """What a selector gives."""
         found = self.seen.get(selector.matchers)
         if found is None:
-            samples = list(self.store.newest(selector.matchers, self.now - LOOKBACK_SECONDS, self.now))
-            values = [sample.value for sample in samples]
+            points = list(self.store.newest(selector.matchers, self.now - LOOKBACK_SECONDS, self.now))
+            values = [point.value for point in points]
             if selector.name == USED.name and math.isfinite(sum(values)):
                 values = []  # of used bytes nothing but that they are there decides where a line is
-            found = self.seen[selector.matchers] = _Seen([sample.labels for sample in samples], values)
+            found = self.seen[selector.matchers] = _Seen([point.labels for point in points], values)
         return found
 
 
@@ -109,8 +109,8 @@ class Gates:
         """
         found: list[Gate] = []
         firing = {alert.labels: alert for alert in alerts if alert.state == "firing" and alert.condition}
-        used = {sample.labels["target"]: sample.value
-                for sample in store.newest(USED_BYTES, now - LOOKBACK_SECONDS, now)}
+        used = {labels["target"]: value
+                for labels, value in store.newest(USED_BYTES, now - LOOKBACK_SECONDS, now)}
         moment = _Moment(store, now, used, firing)
         for _, rule, gate in self.lined:
             try:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from sidecar.model import METRIC_NAME, STALE, Labels, Sample, is_stale
 from sidecar.promql.regex import predicate
-from sidecar.promql.values import Matcher, Series
+from sidecar.promql.values import Matcher, Point, Series
 
 RAW_SECONDS = 300.0
 SLOT_SECONDS = 5.0
@@ -276,15 +276,16 @@ class Store:
                 yield Series(kept.labels, times[low:high], kept.values[low:high], whole,
                              whole and kept.fell_at <= times[low])
 
-    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Sample]:
-        """Of every matching series the newest sample in (start, end], unless that is a stale marker; as `select`."""
+    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Point]:
+        """Of every matching series the newest value in (start, end], unless that is a stale marker; as `select`."""
+        made = tuple.__new__  # every rule asks at every tick: the class's own is three times as slow
         for kept in self._index.matching(matchers):
             times = kept.times
             index = len(times) if times and times[-1] <= end else bisect_right(times, end)
             if index and times[index - 1] > start:
                 value = kept.values[index - 1]
                 if value == value or not is_stale(value):
-                    yield Sample(kept.labels, value, times[index - 1])
+                    yield made(Point, (kept.labels, value))
 
     def keep(self, needs: Mapping[str, float]) -> None:
         """The metrics that loaded rules read, with how many seconds back; the empty name stands for all metrics."""

@@ -14,7 +14,7 @@ from sidecar.promql.evaluate import instant, instant_steps
 from sidecar.promql.parse import parse
 from sidecar.promql.regex import predicate
 from sidecar.promql.steps import finish
-from sidecar.promql.values import Matcher, Vector
+from sidecar.promql.values import Matcher, Point, Vector
 from sidecar.store import BUDGET_BYTES, SERIES_BYTES, TARGET_BYTES, Store, budget_bytes
 
 NOW = 1_700_000_000.0
@@ -79,19 +79,19 @@ def test_late_and_repeated_samples_are_counted_and_dropped() -> None:
     assert (store.dropped, store.series_count) == (3, 2)
 
 
-def newest(store: Store, at: float, metric: str = USED.metric) -> list[Sample]:
+def newest(store: Store, at: float, metric: str = USED.metric) -> list[Point]:
     """What an instant selector is given."""
     return list(store.newest([Matcher("__name__", "=", metric)], at - 300, at))
 
 
 def test_the_newest_is_what_an_instant_selector_sees() -> None:
-    """The newest sample of each series, unless it is five minutes old or the series has ended."""
+    """The newest value of each series, unless it is five minutes old or the series has ended."""
     store = filled(USED, [1.0, 2.0])
     other = labels(USED.metric, target="other")
     store.append([Sample(other, 7.0, NOW)])
     store.mark_stale([other, labels("unknown"), other], NOW + 1)
-    assert newest(store, NOW + 0.5) == [Sample(USED, 1.0, NOW), Sample(other, 7.0, NOW)]
-    assert newest(store, NOW + 5) == [Sample(USED, 2.0, NOW + 1)]
+    assert newest(store, NOW + 0.5) == [Point(USED, 1.0), Point(other, 7.0)]
+    assert newest(store, NOW + 5) == [Point(USED, 2.0)]
     assert newest(store, NOW + 301) == []
     expr = parse(USED.metric)
     for at in (NOW + 0.5, NOW + 5, NOW + 301):
@@ -193,7 +193,7 @@ def test_read_series_shrink_when_nothing_else_is_left() -> None:
     for index in range(1000):
         store.append([Sample(each, float(index), NOW + index) for each in all_series])
         assert store.size_bytes <= 100_000
-    assert {sample.value for sample in newest(store, NOW + 999, "rag_x")} == {999.0}
+    assert {point.value for point in newest(store, NOW + 999, "rag_x")} == {999.0}
     assert store.series_count == 50
 
 
@@ -271,7 +271,7 @@ def test_many_series_are_found_by_their_labels_as_few_are() -> None:
             matchers = [Matcher("__name__", "=", "rag_x"), *(Matcher(*one) for one in conditions)]
             found = {series.labels for series in store.select(matchers, at - 10, at)}
             assert found == {one for one in live if all(predicate(m)(one.get(m.name, "")) for m in matchers)}
-            assert found == {sample.labels for sample in store.newest(matchers, at - 10, at)}
+            assert found == {point.labels for point in store.newest(matchers, at - 10, at)}
 
     for count in (10, 80, 120):
         store.append(Sample(one, 1.0, NOW + count) for one in every[:count])

@@ -49,20 +49,25 @@ def vectors(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[
     """Two vectors joined by an operator, in pieces. QueryError where the matching is not unique as it has to be."""
     if expr.op not in ("and", "or", "unless"):
         return (yield from _joined(ev, expr, left, right)) if left and right else []
-    matching = expr.matching
+    on, names = _signed_by(expr.matching)
     present = frozenset((yield from piecewise(
-        lambda piece: [signature(matching, point.labels) for point in piece], left if expr.op == "or" else right)))
+        lambda piece: [project(point.labels, on, names) for point in piece], left if expr.op == "or" else right)))
     yield
     wanted = expr.op == "and"
     chosen = yield from piecewise(
-        lambda piece: [point for point in piece if (signature(matching, point.labels) in present) is wanted],
+        lambda piece: [point for point in piece if (project(point.labels, on, names) in present) is wanted],
         right if expr.op == "or" else left)
     return left + chosen if expr.op == "or" else chosen
 
 
 def signature(matching: Matching, labels: Labels) -> Labels:
     """The labels by which an element finds its partner."""
-    return project(labels, True, matching.labels) if matching.on else project(labels, False, matching.labels + _NAME)
+    return project(labels, *_signed_by(matching))
+
+
+def _signed_by(matching: Matching) -> tuple[bool, tuple[str, ...]]:
+    """Which labels these are, as `project` is told."""
+    return matching.on, matching.labels if matching.on else matching.labels + _NAME
 
 
 def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[Vector]:
@@ -74,18 +79,19 @@ def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[
     yield
     compare = _COMPARISON.get(expr.op)
     compute = _ARITHMETIC.get(expr.op)
-    taken: set[tuple[Labels, Labels | None]] = set()
+    taken: set[object] = set()
     found: Vector = []
+    on, names = _signed_by(matching)
     for count, (labels, value) in enumerate(many, 1):
         if not count % ELEMENTS_A_PIECE:
             ev.charge(0)
             yield
-        key = signature(matching, labels)
+        key = project(labels, on, names)
         partner = partners.get(key)
         if partner is None:
             continue
         result = None if single else _result_labels(expr, labels, partner.labels)
-        _claim(taken, key, result)
+        _claim(taken, key if single else (key, result), single)
         low, high = (partner.value, value) if swapped else (value, partner.value)
         holds = compare is not None and compare(low, high)
         if compute is None and not holds and not expr.returns_bool:
@@ -102,8 +108,9 @@ def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[
 
 def _partners(expr: Binary, one: Vector) -> dict[Labels, Point]:
     partners: dict[Labels, Point] = {}
+    on, names = _signed_by(expr.matching)
     for point in one:
-        key = signature(expr.matching, point.labels)
+        key = project(point.labels, on, names)
         if partners.setdefault(key, point) is not point:
             _refuse_duplicates(expr, key, point, partners[key])
     return partners
@@ -119,17 +126,17 @@ def _refuse_duplicates(expr: Binary, key: Labels, first: Point, second: Point) -
     )
 
 
-def _claim(taken: set[tuple[Labels, Labels | None]], key: Labels, result: Labels | None) -> None:
+def _claim(taken: set[object], key: object, single: bool) -> None:
     """Elements that a comparison filters away count too: whether a rule is right must not depend on the values.
 
-    `result` is None where the match itself may happen only once.
+    `key` is what may be there only once: where the match is `single` that itself, else it with the result.
     """
     before = len(taken)
-    taken.add((key, result))
+    taken.add(key)
     if len(taken) == before:
         raise QueryError(
             "multiple matches for labels: many-to-one matching must be explicit (group_left/group_right)"
-            if result is None else "multiple matches for labels: grouping labels must ensure unique matches")
+            if single else "multiple matches for labels: grouping labels must ensure unique matches")
 
 
 def _result_labels(expr: Binary, many: Labels, one: Labels) -> Labels:

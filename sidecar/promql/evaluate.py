@@ -9,7 +9,7 @@ An evaluation pauses after every node and every few series of a range, so that w
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from heapq import merge
 from itertools import islice
@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any, cast
 
 from sidecar.errors import QueryError
-from sidecar.model import Labels, Sample, is_stale
+from sidecar.model import Labels, is_stale
 from sidecar.promql import binary
 from sidecar.promql.aggregate import aggregate
 from sidecar.promql.context import Budget, Evaluation, Note, Operand, Options, Window
@@ -80,8 +80,8 @@ def instant_steps(expr: Expr, select: Select, at: float, *, newest: Newest | Non
 
 def _newest_of(select: Select) -> Newest:
     """What `newest` gives, made of what `select` gives."""
-    def newest(matchers: Sequence[Matcher], start: float, end: float) -> list[Sample]:
-        return [Sample(one.labels, one.values[-1], one.times[-1]) for one in select(matchers, start, end)
+    def newest(matchers: Sequence[Matcher], start: float, end: float) -> list[Point]:
+        return [Point(one.labels, one.values[-1]) for one in select(matchers, start, end)
                 if one.times and not is_stale(one.values[-1])]
 
     return newest
@@ -185,12 +185,12 @@ class _Remembered:
             if low < high:
                 yield Series(labels, times[low:high], values[low:high], whole, rising)
 
-    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Sample]:
+    def newest(self, matchers: Sequence[Matcher], start: float, end: float) -> Iterator[Point]:
         """As `Newest`."""
         for series in self._seen[matchers]:
             index = bisect_right(series.times, end) - 1
             if index >= 0 and series.times[index] > start and not is_stale(series.values[index]):
-                yield Sample(series.labels, series.values[index], series.times[index])
+                yield Point(series.labels, series.values[index])
 
 
 def evaluate(expr: Expr, ev: Evaluation) -> Steps[Operand]:
@@ -216,16 +216,17 @@ def _moment(ev: Evaluation, at: At, offset_seconds: float) -> float:
     return round(base - offset_seconds, 3)
 
 
-def _newest(expr: VectorSelector, ev: Evaluation) -> Iterable[Sample]:
-    """The newest sample of each series that is neither too old nor marked stale."""
+def _looked_back(expr: VectorSelector, ev: Evaluation) -> tuple[float, float]:
+    """What a selector looks at: a sample from before is too old."""
     moment = _moment(ev, expr.at, expr.offset_seconds)
-    return ev.newest(expr.matchers, round(moment - ev.options.lookback_seconds, 3), moment)
+    return round(moment - ev.options.lookback_seconds, 3), moment
 
 
 def _vector(expr: VectorSelector, ev: Evaluation) -> Steps[Operand]:
+    """The newest sample of each series that is neither too old nor marked stale."""
     found: Vector = []
-    samples = iter(_newest(expr, ev))
-    while piece := [Point(labels, value) for labels, value, _ in islice(samples, ELEMENTS_A_PIECE)]:
+    points = iter(ev.newest(expr.matchers, *_looked_back(expr, ev)))
+    while piece := [*islice(points, ELEMENTS_A_PIECE)]:
         found += piece
         ev.charge(len(piece))
         yield
@@ -308,8 +309,8 @@ def _call(expr: Call, ev: Evaluation) -> Steps[Operand]:
 def _times(selector: VectorSelector, ev: Evaluation) -> Steps[Operand]:
     """`timestamp` of a plain selector: the samples' own times."""
     found: Vector = []
-    samples = iter(_newest(selector, ev))
-    while piece := [Point(ev.nameless(labels), time) for labels, _, time in islice(samples, ELEMENTS_A_PIECE)]:
+    seen = (one for one in ev.select(selector.matchers, *_looked_back(selector, ev)) if not is_stale(one.values[-1]))
+    while piece := [Point(ev.nameless(one.labels), one.times[-1]) for one in islice(seen, ELEMENTS_A_PIECE)]:
         found += piece
         ev.charge(len(piece))
         yield

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from sidecar.model import Labels, Sample
+from sidecar.model import Labels
 
 
 class Matcher(NamedTuple):
@@ -32,16 +32,15 @@ Select = Callable[[Sequence[Matcher], float, float], Iterable[Series]]
 """`select(matchers, start, end)`: every matching series with its samples in the left-open range (start, end]."""
 
 
-Newest = Callable[[Sequence[Matcher], float, float], Iterable[Sample]]
-"""`newest(matchers, start, end)`: of every matching series the newest sample in (start, end], no stale markers."""
-
-
 class Point(NamedTuple):
     """One element of an instant vector."""
 
     labels: Labels
     value: float
 
+
+Newest = Callable[[Sequence[Matcher], float, float], Iterable[Point]]
+"""`newest(matchers, start, end)`: of every matching series the newest value in (start, end], no stale markers."""
 
 Vector = list[Point]
 Matrix = list[Series]
