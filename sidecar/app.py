@@ -26,6 +26,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.pipeline import Pipeline, Stages
 from sidecar.pipeline_collector import LongPasses
 from sidecar.pipeline_crashes import Crashes
+from sidecar.pipeline_guard import protection
 from sidecar.pipeline_journal import resume
 from sidecar.probes.agent import Agents
 from sidecar.probes.endpoint import Endpoints
@@ -102,6 +103,7 @@ class _Desk:
             pipeline.go_on(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
             pipeline.vitals.reloaded = True, now
+            pipeline.vitals.protection = protection(os.getppid())
             await self._serve_control(journal, url, stack)
             await self._reload_meanwhile(reloads, stack)
             gc.collect()

@@ -1,8 +1,9 @@
 """From the samples of a tick to the families of /metrics, and the desk's figures about itself."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 
 from sidecar import __version__, mode, pipeline_brake, thresholds
 from sidecar.actions import acting, tally
@@ -10,6 +11,7 @@ from sidecar.discovery import roster
 from sidecar.journal import journal
 from sidecar.model import Labels, Metric, Sample, series
 from sidecar.notify import alertmanager
+from sidecar.pipeline_guard import PROTECTION
 from sidecar.probes import sampler
 from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 from sidecar.rules.group import Group
@@ -48,7 +50,7 @@ WRITTEN = Metric("rag_sidecar_rule_group_last_evaluation_samples", "gauge",
 RULES = Metric("rag_sidecar_rule_group_rules", "gauge", "Rules of a group.")
 
 OWN = (USED, BUILD, TICK, LATE, TICKS, STARTS, LOST, RELOADED, RELOADED_AT, SERIES, BYTES, DROPPED, SHRUNK, REFUSED,
-       EVALUATIONS, FAILURES, MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
+       PROTECTION, EVALUATIONS, FAILURES, MISSED, ITERATIONS, INTERVAL, LASTED, EVALUATED, WRITTEN, RULES)
 METRICS = {metric.name: metric for metric in (
     *OWN, *roster.METRICS, *sampler.METRICS, *thresholds.METRICS, *mode.METRICS, *tally.METRICS, *acting.METRICS,
     *alertmanager.METRICS, *journal.METRICS, *pipeline_brake.METRICS)}
@@ -61,9 +63,11 @@ class Vitals:
     """What the desk knows of itself. Lives as long as the desk.
 
     `reloaded`: whether the configuration that was read last was taken, and when the last one was (Unix time).
+    `protection`: what the guard has that keeps it at work in need.
     """
 
     reloaded: tuple[bool, float] | None = None
+    protection: Mapping[str, bool] = MappingProxyType({})
 
     def __init__(self, base: Labels, starts: int) -> None:
         self.ticks = 0
@@ -93,14 +97,16 @@ class Vitals:
         return [Sample(series(self._base, metric.name, *labels), value, at) for metric, value, labels in figures]
 
     def of_groups(self, groups: Sequence[Group], at: float) -> list[Sample]:
-        """More about each group of rules: for /metrics alone, since an hour of it would fill half a megabyte."""
+        """More about each group of rules, and the guard: for /metrics alone. An hour of it would be half a megabyte."""
         figures: list[tuple[Group, Metric, float | None]] = []
         for group in groups:
             figures += [(group, ITERATIONS, group.iterations), (group, INTERVAL, group.interval_seconds),
                         (group, LASTED, group.last_duration_seconds), (group, EVALUATED, group.last_evaluation),
                         (group, WRITTEN, group.last_samples), (group, RULES, len(group.rules))]
-        return [Sample(series(self._base, metric.name, "file", group.file, "group", group.name), value, at)
-                for group, metric, value in figures if value is not None]
+        of_guard = [Sample(series(self._base, PROTECTION.name, "kind", kind), has, at)
+                    for kind, has in self.protection.items()]
+        return of_guard + [Sample(series(self._base, metric.name, "file", group.file, "group", group.name), value, at)
+                           for group, metric, value in figures if value is not None]
 
 
 @cache

@@ -12,79 +12,22 @@ from typing import Any
 
 import pytest
 from conftest import read_line, wait_until
+from rooms import USABLE, WHY_NOT, Room, tell
 from servers import end, free_port
 from sidecars import MIB, Sidecar, config, running_sidecar, told
 
-V1 = Path("/sys/fs/cgroup/memory")
 LIMIT = 512 * MIB
 LOAN = 160 * MIB
-BURSTING = Path(__file__).parent / "targets" / "bursting.py"
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not (V1 / "memory.oom_control").exists(),
-                                reason="takes root and a memory hierarchy of cgroup v1")
-
-
-class Room:
-    """A cgroup of ours. Lives as long as its test."""
-
-    def __init__(self, name: str) -> None:
-        self.path = V1 / f"rag-sidecar-{name}-{os.getpid()}"
-        self.path.mkdir()
-        self.write("memory.limit_in_bytes", LIMIT)
-        self.members: list[subprocess.Popen[bytes]] = []
-
-    def write(self, name: str, value: int) -> None:
-        """Write a number into one of its files."""
-        (self.path / name).write_text(str(value))
-
-    def read(self, name: str) -> int:
-        """The number in one of its files."""
-        return int((self.path / name).read_text())
-
-    def control(self, key: str) -> int:
-        """A figure of memory.oom_control."""
-        lines = (self.path / "memory.oom_control").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith(f"{key} "))
-
-    def as_before(self) -> bool:
-        """Whether the limit is what it was, and the kernel kills whoever goes beyond."""
-        return self.read("memory.limit_in_bytes") == LIMIT and not self.control("oom_kill_disable")
-
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """A bursting program in it, which is ready."""
-        def enter() -> None:
-            (self.path / "cgroup.procs").write_text(str(os.getpid()))
-
-        process = subprocess.Popen([sys.executable, str(BURSTING), *arguments], stdin=subprocess.PIPE,
-                                   stdout=subprocess.PIPE, preexec_fn=enter)
-        self.members.append(process)
-        assert read_line(process, "ready") == "ready"
-        return process
-
-    def close(self) -> None:
-        """End what is in it, and remove it."""
-        self.write("memory.oom_control", 0)
-        for process in self.members:
-            end(process)
-        for left in (self.path / "cgroup.procs").read_text().split():
-            os.kill(int(left), signal.SIGKILL)
-        wait_until(lambda: not (self.path / "cgroup.procs").read_text(), 10, "the end of its processes")
-        self.path.rmdir()
+pytestmark = pytest.mark.skipif(not USABLE, reason=WHY_NOT)
 
 
 @pytest.fixture
 def room(request: pytest.FixtureRequest) -> Iterator[Room]:
     """A cgroup with a limit of 512 MiB."""
-    made = Room("brake")
+    made = Room("brake", LIMIT)
     yield made
     made.close()
-
-
-def tell(process: "subprocess.Popen[bytes]", command: str) -> None:
-    """Have the program do something; does not wait for its answer."""
-    assert process.stdin
-    process.stdin.write(f"{command}\n".encode())
-    process.stdin.flush()
 
 
 def written(tmp_path: Path, port: int, process: "subprocess.Popen[bytes]", **more: Any) -> str:
@@ -109,7 +52,7 @@ def beside(tmp_path: Path, process: "subprocess.Popen[bytes]", *, engaged: bool 
 @pytest.mark.parametrize("burst", ["call 300", "huge 300"])
 def test_burst_beyond_the_limit_survives_with_the_brake(tmp_path: Path, room: Room, burst: str) -> None:
     """A program that takes more than its limit at once is lent some memory until its handler has freed its caches."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process, brake={"loan": "160MiB", "hold": "30s"}) as sidecar:
         tell(process, burst)
         assert read_line(process, "the end of the burst") == "done"
@@ -127,7 +70,7 @@ def test_burst_beyond_the_limit_survives_with_the_brake(tmp_path: Path, room: Ro
 
 def test_burst_in_small_steps_survives(tmp_path: Path, room: Room) -> None:
     """What grows fast but step by step is seen in time, and where it is not, held: either way it lives."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process):
         tell(process, "steps 300")
         assert read_line(process, "the end of the burst") == "done"
@@ -137,7 +80,7 @@ def test_burst_in_small_steps_survives(tmp_path: Path, room: Room) -> None:
 
 def test_burst_beyond_the_limit_is_killed_without_the_brake(tmp_path: Path, room: Room) -> None:
     """Without a brake nobody can help in time: the limit is never changed."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process, engaged=False, brake=None) as sidecar:
         wait_until(lambda: sidecar.value("rag_memory_used_bytes"), 20, "a reading")
         tell(process, "call 300")
@@ -148,7 +91,7 @@ def test_burst_beyond_the_limit_is_killed_without_the_brake(tmp_path: Path, room
 
 def test_program_that_frees_nothing_is_killed_as_without_us(tmp_path: Path, room: Room) -> None:
     """What goes beyond limit and loan is killed by the kernel; it does not hang, and the limit is what it was."""
-    process = room.start("300", "--keep")
+    process = room.start("bursting", "300", "--keep")
     with beside(tmp_path, process) as sidecar:
         tell(process, "call 500")
         assert process.wait(20) == -signal.SIGKILL
@@ -159,7 +102,7 @@ def test_program_that_frees_nothing_is_killed_as_without_us(tmp_path: Path, room
 
 def test_loan_is_called_in_when_its_time_is_over(tmp_path: Path, room: Room) -> None:
     """Who keeps what was lent keeps it, but gets no more: the limit follows usage down to what it was."""
-    process = room.start("300", "--keep")
+    process = room.start("bursting", "300", "--keep")
     with beside(tmp_path, process) as sidecar:
         tell(process, "call 300")
         assert read_line(process, "the end of the burst") == "done"
@@ -180,7 +123,7 @@ def held(room: Room, process: "subprocess.Popen[bytes]", sidecar: Sidecar) -> No
 
 def test_guard_that_does_not_answer_holds_nobody(tmp_path: Path, room: Room) -> None:
     """A stopped guard, a machine that is overrun: within a second the kernel decides, as without us."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process) as sidecar:
         held(room, process, sidecar)
         assert process.wait(10) == -signal.SIGKILL
@@ -191,7 +134,7 @@ def test_guard_that_does_not_answer_holds_nobody(tmp_path: Path, room: Room) -> 
 
 def test_guard_that_is_killed_leaves_the_cgroup_as_it_was(tmp_path: Path, room: Room) -> None:
     """The keeper outlives the guard by as long as it takes to put everything back; who is held does not hang."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process) as sidecar:
         held(room, process, sidecar)
         os.kill(sidecar.process.pid, signal.SIGKILL)
@@ -202,7 +145,7 @@ def test_guard_that_is_killed_leaves_the_cgroup_as_it_was(tmp_path: Path, room: 
 
 def test_guard_that_is_killed_during_a_loan_leaves_the_limit_as_it_was(tmp_path: Path, room: Room) -> None:
     """What has been lent is called in, and the limit is back as soon as usage allows it."""
-    process = room.start("300", "--keep")
+    process = room.start("bursting", "300", "--keep")
     with beside(tmp_path, process) as sidecar:
         tell(process, "call 300")
         assert read_line(process, "the end of the burst") == "done"
@@ -214,7 +157,7 @@ def test_guard_that_is_killed_during_a_loan_leaves_the_limit_as_it_was(tmp_path:
 
 def test_everything_killed_at_once_is_put_back_by_the_next_start(tmp_path: Path, room: Room) -> None:
     """A file says what is held, so a new sidecar puts it back, also one that is not to brake any more."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process) as sidecar:
         pids = [sidecar.child("keeper"), sidecar.child("desk"), sidecar.process.pid]
         os.kill(sidecar.process.pid, signal.SIGSTOP)
@@ -231,7 +174,7 @@ def test_everything_killed_at_once_is_put_back_by_the_next_start(tmp_path: Path,
 
 def test_keeper_that_is_killed_is_replaced(tmp_path: Path, room: Room) -> None:
     """The next keeper puts back what the one before held, and holds it anew; the target notices nothing."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process) as sidecar:
         first = sidecar.child("keeper")
         os.kill(first, signal.SIGKILL)
@@ -243,7 +186,7 @@ def test_keeper_that_is_killed_is_replaced(tmp_path: Path, room: Room) -> None:
 
 def test_pause_lets_go_before_it_answers(tmp_path: Path, room: Room) -> None:
     """After `pause` nothing of the target's cgroup is ours to decide; `resume` brakes again."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process):
         assert room.control("oom_kill_disable")
         assert told(tmp_path, "pause").returncode == 0
@@ -256,7 +199,7 @@ def test_pause_lets_go_before_it_answers(tmp_path: Path, room: Room) -> None:
 def test_brake_that_makes_no_sense_is_a_mistake_in_the_file(tmp_path: Path, room: Room, brake: dict[str, str]) -> None:
     """A loan must be named, and both have bounds: the place is told, and nothing starts."""
     file = tmp_path / "sidecar.yml"
-    file.write_text(written(tmp_path, 11611, room.start("1"), brake=brake))
+    file.write_text(written(tmp_path, 11611, room.start("bursting", "1"), brake=brake))
     words = [sys.executable, "-P", "-m", "sidecar", "check", "config", str(file)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
@@ -266,7 +209,7 @@ def test_brake_that_makes_no_sense_is_a_mistake_in_the_file(tmp_path: Path, room
 
 def test_kill_switch_lets_go(tmp_path: Path, room: Room) -> None:
     """While the kill-switch file exists no cgroup is held."""
-    process = room.start("300")
+    process = room.start("bursting", "300")
     with beside(tmp_path, process):
         (tmp_path / "state" / "kill-switch").touch()
         wait_until(room.as_before, 10, "the cgroup as it was")
@@ -274,7 +217,7 @@ def test_kill_switch_lets_go(tmp_path: Path, room: Room) -> None:
 
 def test_rehearsal_never_holds(tmp_path: Path, room: Room) -> None:
     """In dry_run and observe nothing is changed."""
-    process, port = room.start("300"), free_port()
+    process, port = room.start("bursting", "300"), free_port()
     file = json.loads(written(tmp_path, port, process))
     file["actions"]["mode"] = "dry_run"
     with running_sidecar(tmp_path, file=json.dumps(file), port=port) as sidecar:
@@ -287,7 +230,7 @@ def test_rehearsal_never_holds(tmp_path: Path, room: Room) -> None:
 
 def test_foreign_process_in_the_cgroup_is_never_held(tmp_path: Path, room: Room) -> None:
     """A cgroup with a process that is not the target's is left alone, and the reason is told."""
-    process, other = room.start("10"), room.start("10")
+    process, other = room.start("bursting", "10"), room.start("bursting", "10")
     with beside(tmp_path, process, engaged=False) as sidecar:
         wait_until(lambda: sidecar.said("no brake"), 20, "the reason")
         assert str(other.pid) in sidecar.said("no brake")[0]["reason"]
@@ -295,27 +238,27 @@ def test_foreign_process_in_the_cgroup_is_never_held(tmp_path: Path, room: Room)
         assert room.as_before()
         end(other)
         wait_until(lambda: room.control("oom_kill_disable"), 10, "the brake")
-        room.start("10")
+        room.start("bursting", "10")
         wait_until(room.as_before, 10, "the cgroup as it was")
 
 
 def test_doctor_says_whether_a_target_could_be_held(room: Room) -> None:
     """Before anything is configured one sees whether a brake is possible, and why not; nothing is changed."""
-    process = room.start("10")
+    process = room.start("bursting", "10")
 
     def said() -> str:
         words = [sys.executable, "-P", "-m", "sidecar", "doctor", "-o", "json", "--pid", str(process.pid)]
         return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False).stdout
 
     assert "could be held at its limit" in said()
-    other = room.start("10")
+    other = room.start("bursting", "10")
     assert f"not the target's: {other.pid}" in said()
     assert room.as_before()
 
 
 def test_kill_that_others_have_disabled_stays_so(tmp_path: Path, room: Room) -> None:
     """Where somebody else handles what is out of memory nothing is touched."""
-    process = room.start("10")
+    process = room.start("bursting", "10")
     room.write("memory.oom_control", 1)
     with beside(tmp_path, process, engaged=False) as sidecar:
         wait_until(lambda: sidecar.said("no brake"), 20, "the reason")
@@ -325,7 +268,7 @@ def test_kill_that_others_have_disabled_stays_so(tmp_path: Path, room: Room) -> 
 
 def test_end_of_the_sidecar_lets_go(tmp_path: Path, room: Room) -> None:
     """After SIGTERM the cgroup is as it was before."""
-    process = room.start("10")
+    process = room.start("bursting", "10")
     with beside(tmp_path, process) as sidecar:
         assert room.control("oom_kill_disable")
         assert sidecar.stop() == 0

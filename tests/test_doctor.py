@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from probing import seen_as
 
-from sidecar.doctor import machine, report, signals, surroundings
+from sidecar.doctor import guard, machine, report, signals, surroundings
 from sidecar.doctor.advice import advise
 from sidecar.doctor.examination import GROUPS, Examination, Question, examine
 from sidecar.doctor.facts import Fact, Roots, printable
@@ -31,6 +32,8 @@ from sidecar.doctor.patient import Patient, meet, ourselves, still_there, yama_s
 from sidecar.doctor.python import _python, attach
 from sidecar.doctor.report import Style, as_json, as_text, code
 from sidecar.errors import TargetGone
+from sidecar.guard import endure
+from sidecar.pipeline_guard import protection
 from sidecar.probes.gc_attach import PythonInfo
 from sidecar.probes.sampler import CAPABILITIES
 from sidecar.thresholds import Size, Wanted
@@ -661,6 +664,55 @@ def spoken(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[
     """The command, as a person calls it."""
     return subprocess.run([sys.executable, "-m", "sidecar", "doctor", *arguments], capture_output=True, text=True,
                           timeout=60, check=False, cwd=GUIDE.parent.parent, env={**os.environ, **environment})
+
+
+IPC_LOCK, SYS_NICE, SYS_RESOURCE = 14, 23, 24
+HERE = {f"CAP_{name}" for name, number in (
+    ("IPC_LOCK", IPC_LOCK), ("SYS_NICE", SYS_NICE), ("SYS_RESOURCE", SYS_RESOURCE)) if not US.can(number)}
+"""What root lacks of these on this machine."""
+ALL = {"CAP_IPC_LOCK", "CAP_SYS_NICE", "CAP_SYS_RESOURCE"}
+
+
+def lock_little() -> None:
+    """Have a limit on locked memory."""
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 16, 1 << 16))
+
+
+def nice_within_limits() -> None:
+    """Be another user who may be as little nice as he likes."""
+    resource.setrlimit(resource.RLIMIT_NICE, (40, 40))
+    become(1000)
+
+
+@root
+@pytest.mark.parametrize(("us", "lacks"), [
+    pytest.param(nothing, HERE, id="root"),
+    pytest.param(lambda: capset(DOCKER), ALL, id="Docker's root"),
+    pytest.param(lambda: become(1000), ALL, id="another user"),
+    pytest.param(lambda: become_with(1000, 1 << IPC_LOCK), ALL - {"CAP_IPC_LOCK"}, id="a user who may lock"),
+    pytest.param(lambda: become_with(1000, 1 << SYS_NICE), ALL - {"CAP_SYS_NICE"}, id="a user who may go first"),
+    pytest.param(lambda: become_with(1000, 1 << SYS_RESOURCE), ALL - {"CAP_SYS_RESOURCE"}, id="a user who may last",
+                 marks=pytest.mark.skipif("CAP_SYS_RESOURCE" in HERE, reason="takes CAP_SYS_RESOURCE")),
+    pytest.param(nice_within_limits, ALL - {"CAP_SYS_NICE"}, id="a user whose limits allow it",
+                 marks=pytest.mark.skipif("CAP_SYS_RESOURCE" in HERE, reason="takes CAP_SYS_RESOURCE")),
+    pytest.param(lambda: LIBC.unshare(CLONE_NEWUSER), ALL, id="root of a user namespace"),
+])
+def test_what_a_guard_may_take_is_told_before_and_shown_later(us: Callable[[], None], lacks: set[str]) -> None:
+    """What is said without trying is what a guard gets that tries, and what the page then shows of it."""
+    def guarding() -> None:
+        endure.prepare()
+        endure.stay_in_memory()
+
+    def look() -> tuple[dict[str, Any], dict[str, bool]]:
+        lock_little()
+        with running(guarding) as pid:
+            return guard.fact("machine", Roots())._asdict(), dict(protection(pid))
+
+    fact, has = seen_as(us, look)
+    kinds = {"CAP_IPC_LOCK": "memory_locked", "CAP_SYS_RESOURCE": "killed_last", "CAP_SYS_NICE": "scheduled_first"}
+    assert set(re.findall(r"CAP_\w+", fact["why"])) == lacks
+    assert has == {kind: name not in lacks for name, kind in kinds.items()}
+    assert fact["state"] == ("info" if lacks else "ok")
 
 
 def test_machine_alone(tmp_path: Path) -> None:

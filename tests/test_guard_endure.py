@@ -60,6 +60,19 @@ def test_only_the_guard_endures(tmp_path: Path) -> None:
         said = wait_until(lambda: [line for line in sidecar.log.read_text().splitlines() if "score" in line], 20,
                           "the program to say what it has")
         assert said == [f"score {before} locked 0"]
+        shown = sidecar.series("rag_sidecar_guard_protection")
+        assert shown['{kind="killed_last"}'] == may_go_last()
+        assert shown['{kind="memory_locked"}'] == may_lock()
+
+
+def test_what_the_guard_is_not_allowed_is_shown(tmp_path: Path) -> None:
+    """Somebody who may nothing of it has a sidecar that works, and on whose page each of the three is 0."""
+    if os.geteuid():
+        pytest.skip("needs root, to start something without capabilities")
+    bare = "prlimit", "--memlock=65536", "setpriv", "--bounding-set=-all", "--inh-caps=-all"
+    with running_sidecar(tmp_path, "--", "sleep", "600", within=bare) as sidecar:
+        shown = sidecar.series("rag_sidecar_guard_protection")
+    assert shown == {f'{{kind="{kind}"}}': 0 for kind in ("killed_last", "memory_locked", "scheduled_first")}
 
 
 def test_goes_on_where_nothing_is_allowed() -> None:

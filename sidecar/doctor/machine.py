@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from sidecar.doctor import guard
 from sidecar.doctor.facts import UNREADABLE, Fact, Roots, told
 from sidecar.doctor.patient import DAC_OVERRIDE, DAC_READ_SEARCH, KILL, SYS_PTRACE, hidepid, ourselves, read, yama_scope
 from sidecar.probes.cgroup import V1, paths
@@ -33,6 +34,7 @@ def facts(roots: Roots, listen: tuple[str, int], storage: Path) -> Iterator[Fact
     yield _pressure(roots)
     yield Fact(GROUP, "clock", "info", f"{CLOCK_TICKS} ticks a second: how exact start times are")
     yield files(GROUP)
+    yield guard.fact(GROUP, roots)
     yield _listen(*listen)
     yield _storage(storage)
 

@@ -34,12 +34,17 @@ class Link:
         self.reply = Reply()
 
     def alive(self) -> bool:
-        """Whether that life of the process goes on; its number may have been given to another one."""
+        """Whether that life of the process goes on; its number may have been given to another one.
+
+        So it does as far as is known while no descriptor is left to look: its end would have closed the socket.
+        """
         try:
             fields = parse_stat(KeptFile(f"/proc/{self.pid}/stat", size=1024).read())
             return int(fields[19]) == self.start_time_ticks and fields[0] not in (b"Z", b"X")
-        except (OSError, ValueError, IndexError):
+        except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
             return False
+        except OSError:
+            return True
 
 
 class Agents:

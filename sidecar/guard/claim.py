@@ -49,12 +49,18 @@ class Claims:
         return False
 
     def take(self, target: str, process: Process | Remote) -> bool:
-        """Claim the process for this target. False while another sidecar has it; what has no process is everyone's."""
+        """Claim the process for this target. False while another sidecar has it; what has no process is everyone's.
+
+        Where no descriptor is left to see that it stays whose it was, or is ours: rather two that act than nobody.
+        """
         if isinstance(process, Remote):
             return True
         life = process.identity.pid, process.identity.start_time_ticks
         if life not in self._held:
-            locked = _locked(process)
+            try:
+                locked = _locked(process)
+            except OSError:
+                return target not in self._foreign
             if locked is None:
                 return False
             self._held[life] = locked, set()
@@ -77,13 +83,20 @@ def _close(fds: list[int]) -> None:
 
 
 def _locked(process: Process) -> list[int] | None:
-    """Descriptors that hold the locks, None where another sidecar holds one. Those of strangers do not count."""
+    """Descriptors that hold the locks, None where another sidecar holds one. Those of strangers do not count.
+
+    Raises OSError where no descriptor is left.
+    """
     try:
         fds, proven = [os.open("environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process.dir_fd)], 1
     except OSError:  # not ours to trace, or ending
         fds, proven = [os.dup(process.dir_fd)], 0
-    if _on_pidfs(process.pidfd):
-        fds.append(os.dup(process.pidfd))
+    try:
+        if _on_pidfs(process.pidfd):
+            fds.append(os.dup(process.pidfd))
+    except OSError:
+        _close(fds)
+        raise
     for place, fd in enumerate(fds):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,8 @@ Says `ready`, or `ready http=PORT`. With `--handle SIGUSR1` (may be repeated) th
 `--handled FILE` each one is noted there as a line of JSON: signal, monotonic and wall time at which the handler ran,
 the bytes that were dropped. With `--http PORT` (0: any) `POST /cleanup` drops everything and `GET /memory` tells the
 bytes; `--requests FILE` notes each request there as a line of JSON; `--answer` chooses how a cleanup is answered:
-ok, error (500), html, huge (100 MB), nothing (the connection closes), hang.
+ok, error (500), html, huge (100 MB), nothing (the connection closes), hang. With `--read FILE` it reads that file again
+and again, so that all the page cache that its cgroup allows is its own.
 """
 
 from __future__ import annotations  # the syntax of types, also on Python 3.8
@@ -105,6 +106,14 @@ def serve(port: int, answer: str, blocks: Blocks, requests: str | None) -> int:
     return server.server_port
 
 
+def read_for_ever(path: str) -> None:
+    """Have the kernel keep as much of the file in memory as it can, and wring every further page from that."""
+    with open(path, "rb", buffering=0) as file:
+        while True:
+            if not file.read(MIB):
+                file.seek(0)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=0.0, metavar="MB_PER_S")
@@ -114,6 +123,7 @@ if __name__ == "__main__":
     parser.add_argument("--http", type=int, metavar="PORT")
     parser.add_argument("--requests", metavar="FILE")
     parser.add_argument("--answer", choices=["ok", "error", "html", "huge", "nothing", "hang"], default="ok")
+    parser.add_argument("--read", metavar="FILE")
     options = parser.parse_args()
     held = Blocks(options.limit * MIB)
     if options.handle:
@@ -121,4 +131,6 @@ if __name__ == "__main__":
     ready = "ready"
     if options.http is not None:
         ready = f"ready http={serve(options.http, options.answer, held, options.requests)}"
+    if options.read:
+        threading.Thread(target=read_for_ever, args=(options.read,), daemon=True).start()
     obey(held, options.rate, ready)
