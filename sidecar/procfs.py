@@ -24,6 +24,7 @@ class Identity(NamedTuple):
     exe: tuple[int, int] | None
 
 
+LONGEST_FIGURE = 24
 LONGEST_FILE_BYTES = 1 << 20
 """Longer than any file we keep: /proc/PID/status names every group of its user, of which there may be 65536."""
 
@@ -140,8 +141,19 @@ def file_bytes(figures: dict[bytes, int]) -> tuple[int, int]:
 
 
 def unreclaimable_bytes(usage: bytes, stat: bytes) -> int:
-    """Usage of a cgroup less the file pages that the kernel can drop: usage − active_file − inactive_file."""
-    return max(0, int(usage) - sum(file_bytes(parse_keyed(stat))))
+    """Usage of a cgroup less the file pages that the kernel can drop: usage − active_file − inactive_file.
+
+    As `file_bytes` says, but nothing else is parsed: the guard does this hundreds of times a second near a line.
+    """
+    text = b"\n" + stat
+    prefix = b"\ntotal_" if b"\ntotal_active_file " in text else b"\n"
+    return max(0, int(usage) - _figure(text, prefix + b"active_file ") - _figure(text, prefix + b"inactive_file "))
+
+
+def _figure(text: bytes, key: bytes) -> int:
+    at = text.find(key)
+    digits = text[at + len(key):at + len(key) + LONGEST_FIGURE].split(b"\n", 1)[0] if at >= 0 else b""
+    return int(digits) if digits.isdigit() else 0
 
 
 def boot_id(proc: str = "/proc") -> str:

@@ -121,6 +121,16 @@ def test_unreclaimable_bytes(stat: bytes, left: int) -> None:
     assert procfs.unreclaimable_bytes(b"100\n", stat) == left
 
 
+@given(st.dictionaries(st.sampled_from(
+    [prefix + name for prefix in ("", "total_", "x") for name in ("active_file", "inactive_file", "cache", "anon")]),
+    st.integers(0, 1 << 63)), st.booleans())
+def test_guard_and_desk_find_the_same_file_pages(figures: dict[str, int], ended: bool) -> None:
+    """A line means the same to both, in whatever order the kernel tells its figures."""
+    stat = "\n".join(f"{name} {value}" for name, value in figures.items()).encode() + b"\n" * ended
+    assert procfs.unreclaimable_bytes(b"%d\n" % (1 << 65), stat) == (1 << 65) - sum(
+        procfs.file_bytes(parse_keyed(stat)))
+
+
 def test_identity_of_a_running_process(spawn: Callable[..., Program]) -> None:
     """Boot, number, start and program: equal as long as it lives, and no two processes have the same."""
     first, second = (identify(spawn("no_handler").pid) for _ in range(2))
