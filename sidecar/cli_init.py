@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sidecar.errors import SidecarError
 if TYPE_CHECKING:
     from sidecar.init.kit import Kit, Watched
 
+    Parser = argparse.ArgumentParser
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 OK = 0
@@ -24,6 +26,8 @@ examples:
   rag-sidecar init config                       ./sidecar.yml, with comments
   rag-sidecar init config --match 'gunicorn app' --memory.critical 2GiB
   rag-sidecar init systemd --user rag           ./rag-sidecar.service
+  rag-sidecar init compose --service api        into the folder of compose.yaml
+  rag-sidecar init prometheus, init dashboards  for those beside it
   rag-sidecar init systemd --print | less       write nothing
 
 A file that is there and differs is overwritten with --force alone.
@@ -34,19 +38,38 @@ Exit codes: 0 written or there already, 1 failure. docs/init.md
 def add(commands: "Commands") -> None:
     """Add the command."""
     form: dict[str, Any] = {"epilog": _EXAMPLES, "formatter_class": argparse.RawDescriptionHelpFormatter}
-    init = commands.add_parser("init", help="write files to run it with: configuration, systemd", **form)
+    init = commands.add_parser("init", help="write files to run it with: configuration, systemd, Compose, dashboards",
+                               **form)
     kinds = init.add_subparsers(dest="what", required=True, metavar="WHAT")
-    config = kinds.add_parser("config", help="a sidecar.yml to begin with", **form)
-    _add_target(config)
-    config.add_argument(FLAGS["match"].flag, dest="match", metavar="REGEX", default=_CMDLINE,
+    for what, add_flags, make, said in (
+            ("config", _add_watched, _config, "a sidecar.yml to begin with"),
+            ("systemd", _add_systemd, _systemd, "a unit for a sidecar of the machine"),
+            ("compose", _add_compose, _compose, "a sidecar beside a service of a Compose file"),
+            ("prometheus", _add_prometheus, _prometheus, "a Prometheus and an Alertmanager beside it, and the rules"),
+            ("dashboards", _add_dashboards, _dashboards, "dashboards for Grafana, and its data sources")):
+        kind = kinds.add_parser(what, help=said, **form)
+        add_flags(kind)
+        _finish(kind, make)
+
+
+def _add_target(parser: "Parser") -> None:
+    parser.add_argument(FLAGS["target"].flag, dest="target", metavar="NAME", default=_NAME,
+                        help=f"what the program is called (label target); default {_NAME}")
+
+
+def _add_watched(parser: "Parser") -> None:
+    """What stands in sidecar.yml."""
+    _add_target(parser)
+    parser.add_argument(FLAGS["match"].flag, dest="match", metavar="REGEX", default=_CMDLINE,
                         help="found in the command line of the program")
     for level in ("main", "critical"):
-        config.add_argument(FLAGS[f"memory_{level}"].flag, dest=level, metavar="SIZE",
+        parser.add_argument(FLAGS[f"memory_{level}"].flag, dest=level, metavar="SIZE",
                             help="such as 1000MiB; left out: a share of the limit of its cgroup")
-    config.add_argument(FLAGS["alertmanagers"].flag, dest="alertmanagers", metavar="URL", action="append", default=[],
+    parser.add_argument(FLAGS["alertmanagers"].flag, dest="alertmanagers", metavar="URL", action="append", default=[],
                         help="an Alertmanager to tell; may be given several times")
-    _finish(config, _config)
-    systemd = kinds.add_parser("systemd", help="a unit for a sidecar of the machine", **form)
+
+
+def _add_systemd(systemd: "Parser") -> None:
     _add_target(systemd)
     systemd.add_argument("--user", metavar="USER[:GROUP]", default=_NAME, help="who the program runs as, and so the "
                          f"sidecar; default {_NAME}")
@@ -55,15 +78,30 @@ def add(commands: "Commands") -> None:
                          help=f"its sidecar.yml on that machine; default {_CONFIG}")
     systemd.add_argument("--command", dest="program", metavar="PATH",
                          help="where rag-sidecar is on that machine; default this one")
-    _finish(systemd, _systemd)
 
 
-def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(FLAGS["target"].flag, dest="target", metavar="NAME", default=_NAME,
-                        help=f"what the program is called (label target); default {_NAME}")
+def _add_compose(compose: "Parser") -> None:
+    _add_watched(compose)
+    compose.add_argument("--service", metavar="NAME", default=_NAME, help=f"that of the program; default {_NAME}")
+    compose.add_argument("--user", metavar="UID:GID", help="who it runs as, and so the sidecar; default 10001:10001")
+    compose.add_argument("--image", metavar="IMAGE", help="of the sidecar; default rag-sidecar of this version")
+    compose.add_argument("--holder", action="store_true",
+                         help="a third container holds their pid namespace, so that the sidecar outlives the program")
 
 
-def _finish(parser: argparse.ArgumentParser, make: Any) -> None:
+def _add_prometheus(prometheus: "Parser") -> None:
+    for name, where in (("sidecar", "rag-sidecar:11611"), ("alertmanager", "alertmanager:9093")):
+        prometheus.add_argument(f"--{name}", metavar="HOST:PORT", default=where, help=f"default {where}")
+    prometheus.add_argument("--webhook", metavar="URL", default="http://sink:8080/",
+                            help="whom Alertmanager tells; default http://sink:8080/")
+
+
+def _add_dashboards(dashboards: "Parser") -> None:
+    for name, where in (("sidecar", "localhost:11611"), ("prometheus", "localhost:9090")):
+        dashboards.add_argument(f"--{name}", metavar="HOST:PORT", default=where, help=f"default {where}")
+
+
+def _finish(parser: "Parser", make: Callable[[argparse.Namespace], "Kit"]) -> None:
     """What all kinds have in common; `make` gives the kit for the arguments."""
     parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", default=Path(),
                         help="where to; default here; it is made if it is not there")
@@ -97,6 +135,27 @@ def _systemd(arguments: argparse.Namespace) -> "Kit":
     command = (arguments.program,) if arguments.program else _this_command()
     running = unit.Running(command, arguments.user, arguments.service, arguments.config_file, target)
     return unit.kit(running, arguments.folder)
+
+
+def _compose(arguments: argparse.Namespace) -> "Kit":
+    from sidecar.init import compose
+
+    beside = compose.Beside(arguments.service, arguments.user or compose.USER, arguments.image or compose.IMAGE,
+                            arguments.holder)
+    return compose.kit(beside, _watched(arguments), arguments.folder)
+
+
+def _prometheus(arguments: argparse.Namespace) -> "Kit":
+    from sidecar.init import prometheus
+
+    beside = prometheus.Beside(arguments.sidecar, arguments.alertmanager, arguments.webhook)
+    return prometheus.kit(beside, arguments.folder)
+
+
+def _dashboards(arguments: argparse.Namespace) -> "Kit":
+    from sidecar.init import dashboards
+
+    return dashboards.kit(dashboards.Sources(arguments.sidecar, arguments.prometheus), arguments.folder)
 
 
 def _this_command() -> tuple[str, ...]:

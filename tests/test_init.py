@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import test_compose
+import yaml
+from servers import amtool, promtool
 
 from sidecar.cli import main
 from sidecar.config import Overrides, load
@@ -222,5 +225,102 @@ def test_unit_runs_the_command_that_wrote_it(init: Init) -> None:
 def test_names_that_mean_something_to_systemd_are_refused(init: Init, flag: str, value: str) -> None:
     """Spaces, line ends and specifiers would change what the unit says: they are refused, and nothing is written."""
     init("systemd", f"{flag}={value}", code=1)
+
+    assert os.listdir() == []
+
+
+# --- beside a Compose file
+
+
+def renamed(value: Any, name: str, new: str) -> Any:
+    """A document with another name for a service, wherever that is a whole key, a whole value, or behind `service:`."""
+    if isinstance(value, dict):
+        return {renamed(key, name, new): renamed(each, name, new) for key, each in value.items()}
+    if isinstance(value, list):
+        return [renamed(each, name, new) for each in value]
+    return {name: new, f"service:{name}": f"service:{new}"}.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize(("flags", "file"), [((), "sidecar-only.yml"), (("--holder",), "sidecar-only-holder.yml")])
+@pytest.mark.parametrize("service", ["api", "my.rag-app_2"])
+def test_override_is_the_one_of_the_repository(init: Init, flags: tuple[str, ...], file: str, service: str) -> None:
+    """Beside a service of any name stands what is tested in the repository's own Compose files, word by word."""
+    init("compose", "--service", service, "--user", "1000:1001", "--image", "example.org/rag-sidecar:9", *flags)
+    committed = yaml.safe_load((test_compose.COMPOSE / file).read_text())
+    for each in committed["services"].values():
+        if "image" in each:
+            each.update(user="1000:1001", image="example.org/rag-sidecar:9")
+
+    assert yaml.safe_load(Path(file).read_text()) == renamed(committed, "rag", service)
+    assert sorted(path.name for path in Path().iterdir()) == ["rag-sidecar", file]
+
+
+@pytest.mark.parametrize("flags", [(), ("--holder",)])
+def test_override_keeps_the_rules_of_the_stack(init: Init, flags: tuple[str, ...]) -> None:
+    """No capability, one user, a pinned image of this version, nothing published beyond loopback; and the configuration
+    that it mounts is there, good, and such that the published port is answered at."""
+    init("compose", "--service", "api", *flags)
+    (path,) = Path().glob("*.yml")
+    for name, service in test_compose.services(path).items():
+        test_compose.test_service_has_no_more_than_it_needs(path, name, service)
+        test_compose.test_image_is_pinned_and_tells_its_health(path, name, service)
+        test_compose.test_nothing_is_published_beyond_loopback(path, name, service)
+    test_compose.test_who_shares_a_pid_namespace_follows_it(path)
+    found = settings("rag-sidecar/sidecar.yml")
+
+    assert (str(found.web.listen), found.web.hosts, found.instance) == (":11611", ("rag-sidecar",), "rag-sidecar:11611")
+
+
+@pytest.mark.parametrize("arguments", [
+    ("--service", "a b"), ("--service", "on"), ("--service", "1"), ("--service", "rag-sidecar"), ("--service", "a: b"),
+    ("--service", "api\n"), ("--user", "rag"), ("--user", "0:0\n"), ("--image", "a b"), ("--image", "x\n- y"),
+])
+def test_names_that_compose_would_misread_are_refused(init: Init, arguments: tuple[str, str]) -> None:
+    """A name that YAML takes for something else, or that is the sidecar's own, is refused; nothing is written."""
+    init("compose", "=".join(arguments), code=1)
+
+    assert os.listdir() == []
+
+
+# --- beside it
+
+
+def test_prometheus_and_alertmanager_take_what_is_written(init: Init) -> None:
+    """promtool and amtool accept the files where they lie, rules included, with the user's own addresses in them."""
+    init("prometheus", "mon", "--sidecar", "rag-1.example:11612", "--alertmanager", "am:9", "--webhook", "https://x.y/z")
+    checked = [subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+               for command in ([promtool(), "check", "config", "mon/prometheus.yml"],
+                               [amtool(), "check-config", "mon/alertmanager.yml"])]
+    prometheus, alertmanager = (yaml.safe_load(Path(f"mon/{name}.yml").read_text())
+                                for name in ("prometheus", "alertmanager"))
+
+    assert [done.returncode for done in checked] == [0, 0], checked
+    assert "mon/rules/fleet.yml" in checked[0].stdout
+    assert prometheus["scrape_configs"][0]["static_configs"] == [{"targets": ["rag-1.example:11612"]}]
+    assert prometheus["alerting"]["alertmanagers"] == [{"static_configs": [{"targets": ["am:9"]}]}]
+    assert alertmanager["receivers"][0]["webhook_configs"][0]["url"] == "https://x.y/z"
+
+
+@pytest.mark.parametrize(("host", "said"), [("rag-1", True), ("localhost", False), ("10.0.0.1", False)])
+def test_dashboards_are_those_of_the_repository(init: Init, checkout: Path, host: str, said: bool) -> None:
+    """Every dashboard is written as it is, with data sources at the user's addresses; a name that the sidecar has to be
+    told of is said so."""
+    init("dashboards", "--sidecar", f"{host}:1161", "--prometheus", "prom.example:80")
+    written = {path.name: path.read_bytes() for path in Path().glob("*.json")}
+    file = Path("provisioning/datasources/rag-sidecar.yml")
+
+    assert written == {path.name: path.read_bytes() for path in (checkout / "dashboards").glob("*.json")} != {}
+    assert [each["url"] for each in yaml.safe_load(file.read_text())["datasources"]] == [
+        "http://prom.example:80", f"http://{host}:1161"]
+    assert (f"hosts: [{host}]" in file.read_text()) is said
+
+
+@pytest.mark.parametrize(("what", "flag", "value"), [
+    ("prometheus", "--sidecar", "a"), ("prometheus", "--alertmanager", "a:9]}"), ("prometheus", "--webhook", 'http://"'),
+    ("dashboards", "--sidecar", "http://a:1"), ("dashboards", "--prometheus", "a b:1"),
+])
+def test_what_is_no_address_is_refused(init: Init, what: str, flag: str, value: str) -> None:
+    """Nothing but a host and a port goes where a host and a port are meant."""
+    init(what, f"{flag}={value}", code=1)
 
     assert os.listdir() == []

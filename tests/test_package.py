@@ -1,5 +1,6 @@
 """The wheel, as a user gets it: built, looked into, installed elsewhere and run from an empty folder."""
 
+import json
 import os
 import re
 import subprocess
@@ -54,22 +55,29 @@ def members(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_carries_rules_types_and_licence(checkout, wheel):
-    """What is beside the code in the checkout arrives at the user: every shipped rule file, py.typed, the licence."""
-    found = members(wheel)
-    rules = {f"sidecar/shipped/rules/{path.name}" for path in (checkout / "rules").glob("*.yml")}
+def shipped(checkout: Path) -> set[str]:
+    """What is beside the code in the checkout and goes with it: rules, and what `init` writes."""
+    patterns = ("rules/*.yml", "compose/sidecar-only*.yml", "dashboards/*.json", "dashboards/provisioning/*/*.yml")
+    files = [path for pattern in patterns for path in checkout.glob(pattern)]
+    files += [checkout / "compose" / name for name in ("prometheus.yml", "alertmanager.yml")]
+    return {f"sidecar/shipped/{path.relative_to(checkout)}" for path in files}
 
-    assert rules
-    assert rules | {"sidecar/py.typed"} <= found
+
+def test_the_wheel_carries_rules_types_and_licence(checkout, wheel):
+    """What is beside the code in the checkout arrives at the user: rules, dashboards, py.typed, the licence."""
+    found = members(wheel)
+
+    assert len(shipped(checkout)) > 12
+    assert shipped(checkout) | {"sidecar/py.typed"} <= found
     assert [name for name in found if name.endswith("/licenses/LICENSE")]
 
 
 def test_the_wheel_carries_the_package_and_nothing_else(checkout, wheel):
-    """All code and data of the package are in it, and beside them only the rules: no test, no benchmark, no cache."""
+    """All code and data of the package are in it, and beside them what is shipped: no test, no benchmark, no cache."""
     files = {path for path in (checkout / "sidecar").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
-    found = {name for name in members(wheel) if ".dist-info/" not in name and "/shipped/rules/" not in name}
+    found = {name for name in members(wheel) if ".dist-info/" not in name}
 
-    assert found == {str(path.relative_to(checkout)) for path in files}
+    assert found == {str(path.relative_to(checkout)) for path in files} | shipped(checkout)
 
 
 def test_the_metadata_name_the_project(wheel):
@@ -102,3 +110,13 @@ def test_the_installed_package_finds_and_loads_its_rules(installed, tmp_path):
 
     assert [Path(path) for path in paths if Path(path).name == "memory.yml"]
     assert all(Path(path).is_relative_to(installed) for path in paths)
+
+
+@pytest.mark.parametrize("what", ["config", "systemd", "compose", "prometheus", "dashboards"])
+def test_the_installed_command_writes_files_to_begin_with(installed, checkout, tmp_path, what):
+    """`rag-sidecar init` needs no checkout: what it writes came with the wheel."""
+    command = [sys.executable, "-P", "-m", "sidecar", "init", what]
+    there = run(*command, "--print", "-o", "json", cwd=tmp_path, PYTHONPATH=str(installed))
+    here = run(*command, "--print", "-o", "json", cwd=tmp_path, PYTHONPATH=str(checkout))
+
+    assert json.loads(there) == json.loads(here) != []

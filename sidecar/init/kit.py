@@ -26,6 +26,10 @@ class Watched(NamedTuple):
     alertmanagers: tuple[str, ...] = ()
 
 
+ADDRESS = r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?:\d{1,5}"
+"""HOST:PORT, for `fit`."""
+
+
 def fit(text: str, pattern: str, what: str, such_as: str) -> str:
     """`text`, if all of it matches. Raises SidecarError: `what` says what it is meant to be."""
     if not re.fullmatch(pattern, text, re.ASCII):

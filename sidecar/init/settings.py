@@ -28,9 +28,13 @@ targets:
 
 # actions: {{mode: dry_run}}  # says what it would do, and does nothing
 
-# web: {{listen: "127.0.0.1:11611"}}  # the status page and /metrics; whoever gets there may read, and change nothing
+{web}
 """
 _NO_LINES = "    # memory: {main: 1000MiB, critical: 1200MiB}  # left out: 80 % and 90 % of the limit of its cgroup"
+_LOOPBACK = '# web: {listen: "127.0.0.1:11611"}  # status page, /metrics: who gets there may read, and change nothing'
+_INSIDE = """\
+web: {{listen: ":11611", hosts: [{name}]}}  # inside the container; outside, the port is published on loopback alone
+instance: "{name}:11611"  # as Prometheus calls it"""
 _NOBODY = '# alertmanagers: ["http://127.0.0.1:9093"]  # each gets every alert'
 
 
@@ -42,14 +46,18 @@ def kit(watched: Watched, folder: Path) -> Kit:
         f"rag-sidecar doctor {flag}  # is the program found, and what can be seen of it", f"rag-sidecar run {flag}"))
 
 
-def text(watched: Watched) -> str:
-    """The content of the file. Raises SidecarError where something cannot stand in a line of it."""
+def text(watched: Watched, container: str = "") -> str:
+    """The content of the file; `container` is the name of the one that the sidecar is in, "" outside of any.
+
+    Raises SidecarError where something cannot stand in a line of it.
+    """
     said = [f"{level}: {quoted(size)}" for level, size in zip(("main", "critical"), watched.lines, strict=True) if size]
     tell = ", ".join(map(quoted, watched.alertmanagers))
     return _TEXT.format(
         version=__version__, file=FILE, target=quoted(watched.target), cmdline=quoted(watched.cmdline),
         lines=f"    memory: {{{', '.join(said)}}}" if said else _NO_LINES,
-        alertmanagers=f"alertmanagers: [{tell}]" if tell else _NOBODY)
+        alertmanagers=f"alertmanagers: [{tell}]" if tell else _NOBODY,
+        web=_INSIDE.format(name=container) if container else _LOOPBACK)
 
 
 def quoted(text: str) -> str:
