@@ -110,14 +110,21 @@ PACE = [
         Query(
             "rate(rag_sidecar_collector_errors_total{$S}[$__rate_interval])", "{{instance}} {{collector}}: {{reason}}"
         ),
-        shape=(12, 7),
+        shape=(8, 7),
     ),
     timeseries(
         "Events given up",
         "Events of the guard per second that nobody took. Anything but zero is worth a report.",
         "cps",
         Query("rate(rag_sidecar_events_lost_total{$S}[$__rate_interval])", "{{instance}}"),
-        shape=(12, 7),
+        shape=(8, 7),
+    ),
+    timeseries(
+        "Docker engine",
+        "1 while it answers. Empty where no target is found through Docker.",
+        "short",
+        Query("rag_sidecar_docker_up{$S}", "{{instance}}"),
+        shape=(8, 7),
     ),
 ]
 

@@ -15,6 +15,7 @@ CONTAINER = [
             Query("rag_cgroup_memory_usage_bytes{$T}", "{{target}} usage"),
             Query("rag_cgroup_memory_peak_bytes{$T}", "{{target}} peak usage"),
             Query("rag_cgroup_memory_limit_bytes{$T}", "{{target}} {{kind}} limit"),
+            Query("rag_container_memory_limit_bytes{$T}", "{{target}} container's limit"),
             styles=LINES,
         ),
         "memory.md#near-limit",
@@ -71,6 +72,24 @@ CONTAINER = [
         "What is left before a limit of the cgroup is reached, and on the machine.",
         "bytes",
         Query("rag_memory_headroom_bytes{$T}", "{{target}} {{basis}}"),
+        shape=(12, 7),
+    ),
+    listing(
+        "Its container",
+        "The container, where the target is found through Docker.",
+        "rag_container_info{$T}",
+        ("job", "instance"),
+        shape=(12, 7),
+    ),
+    stat(
+        "What Docker says of it",
+        "Whether the container runs, how often the engine has restarted it in this time range, what it ended with last "
+        "(137 is SIGKILL), and whether the kernel had killed something of it before. Empty where Docker is not asked.",
+        "short",
+        Query("rag_container_running{$T}", "{{target}} runs"),
+        Query("increase(rag_container_restarts_total{$T}[$__range])", "{{target}} restarts"),
+        Query("rag_container_last_exit_code{$T}", "{{target}} last exit"),
+        Query("rag_container_last_exit_oom_killed{$T}", "{{target}} killed for memory"),
         shape=(12, 7),
     ),
 ]

@@ -99,6 +99,8 @@ class _Desk:
                                settings.evaluation_interval_seconds, _shown(settings), now)
             reloads = Reloads(parts, read, self._swap, self._note_reload)
             self._dispatch.on_reload = reloads.wish
+            self._stack = stack
+            await self._follow_containers()
             self._pipeline = pipeline = self._made(journal, url)
             pipeline.go_on(self._known, wall())
             pipeline.crashes = Crashes(self._short_lives, wall())
@@ -162,6 +164,16 @@ class _Desk:
         """Have the servers know which targets there are, and what may be ordered."""
         self._view.hands = self._pipeline.by_hand.lend(
             self._parts.names, url, wall, asyncio.sleep, lambda: self._pipeline.crashes.forgive())
+
+    async def _follow_containers(self) -> None:
+        """Have the Docker engine asked for those that are targets, until the end or another configuration."""
+        containers, roster = self._parts.containers, self._roster
+        if containers and not roster.engine:
+            from sidecar.discovery.engine import Engine  # few need it
+
+            roster.engine = await self._stack.enter_async_context(Engine(asyncio.sleep))
+        if roster.engine:
+            roster.engine.change(self._parts.settings.docker_host, containers)
 
     async def _reload_meanwhile(self, reloads: Reloads, stack: AsyncExitStack) -> None:
         """Reload until the end whenever somebody asks for it, or the files change."""
@@ -230,6 +242,7 @@ class _Desk:
             self._dispatch.change(settings.actions.kill_switch, parts.courier)
             self._keep_brake()
             self._roster.change(parts.wanted)
+            await self._follow_containers()
             self._sampler.change(parts.scopes)
             self._agents.change(parts.reaches)
             self._endpoints.change(parts.endpoints)

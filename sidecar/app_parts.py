@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sidecar.config import Settings
 from sidecar.config_settings import Target
-from sidecar.discovery.match import ByPid, ByUrl
+from sidecar.discovery.match import ByDocker, ByPid, ByUrl
 from sidecar.discovery.roster import Wanted
 from sidecar.errors import SidecarError
 from sidecar.guard.wire import MOST_TARGETS
@@ -41,6 +41,11 @@ class Parts:
     endpoints: Mapping[str, Endpoint]
     needs: Mapping[str, float]
     courier: bool
+
+    @property
+    def containers(self) -> Mapping[str, ByDocker]:
+        """The targets that are found through Docker."""
+        return {each.name: each.match for each in self.wanted if isinstance(each.match, ByDocker)}
 
     @property
     def names(self) -> Sequence[str]:

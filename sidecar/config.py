@@ -5,7 +5,7 @@ Every mistake is reported at once, as `file:line:col: where: what`. This is the 
 
 import glob
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,25 @@ from sidecar.config_alertmanagers import root_url
 from sidecar.config_channels import HttpChannel
 from sidecar.config_describe import Row, describe, rows
 from sidecar.config_mistakes import mistakes, warnings
-from sidecar.config_overrides import FLAGS, PERIODS, Note, Overrides, default_storage, periods, said, variables
+from sidecar.config_overrides import (
+    ENGINE,
+    FLAGS,
+    PERIODS,
+    Note,
+    Overrides,
+    default_docker,
+    default_storage,
+    periods,
+    said,
+    variables,
+)
 from sidecar.config_secrets import read_token
 from sidecar.config_settings import Document, Log, Settings, Target, Web
 from sidecar.config_targets import merged, origins, spoken_of
 from sidecar.config_values import (
     Address,
     Bytes,
+    DockerHost,
     Factor,
     HttpUrl,
     PerHour,
@@ -30,6 +42,7 @@ from sidecar.config_values import (
     TargetName,
     address,
     count,
+    docker_host,
     factor,
     file_wish,
     http_url,
@@ -43,7 +56,7 @@ from sidecar.config_values import (
     truth,
 )
 from sidecar.config_yaml import MAX_TEXT_CHARACTERS, Parse, Reader, read_file
-from sidecar.discovery.match import ByCmdline, ByPid, ByPidfile, ByPort, ByUrl
+from sidecar.discovery.match import ByCmdline, ByDocker, ByPid, ByPidfile, ByPort, ByUrl
 from sidecar.errors import ConfigError, Problem
 from sidecar.notify.options import RootUrl
 from sidecar.thresholds import Share, Size, size
@@ -98,7 +111,7 @@ def load(file: Path | None, env: Mapping[str, str], overrides: Overrides) -> Set
     return replace(
         settings,
         targets=targets, rules=rules, web=replace(settings.web, token=token), watched=_watched(file, document),
-        warnings=tuple(warnings(targets, settings, bool(sizes))),
+        warnings=tuple(warnings(targets, settings, bool(sizes))), docker_host=_engine(document, targets, env),
         origins={
             **{where: f"{reader.file}:{place.line}" for where, place in reader.places.items()},
             **dict(origins(spoken, len(targets), flags, sizes)),
@@ -129,6 +142,16 @@ def _with_tokens(document: Document, note: Note) -> tuple[Document, str]:
         except ValueError as error:
             note("web.token_file", str(error))
     return replace(document, targets=tuple(targets)), token
+
+
+def _engine(document: Document, targets: Sequence[Target], env: Mapping[str, str]) -> str:
+    """Where the Docker engine listens; "" where no target is a container. Raises ConfigError."""
+    if not any(isinstance(target.match, ByDocker) for target in targets):
+        return ""
+    try:
+        return document.docker.host or default_docker(env)
+    except ValueError as error:
+        raise ConfigError([Problem("environment", 0, 0, ENGINE, str(error))], help=HELP) from None
 
 
 def _settings(document: Document, flags: Mapping[str, Any], storage: Path, seconds: Mapping[str, float]) -> Settings:
@@ -163,7 +186,7 @@ def _scalars(folder: Path) -> dict[Any, Parse]:
 
     return {
         str: str, int: count, bool: truth, Path: below, Size | Share: file_wish, TargetName: target_name,
-        HttpUrl: http_url, Address: address, Signals: signal_name,
+        HttpUrl: http_url, DockerHost: docker_host, Address: address, Signals: signal_name,
         RootUrl: root_url, PerHour: per_hour, Bytes: size, Factor: factor, Program: program,
         ByPid: lambda text: ByPid(count(text)), ByPidfile: lambda text: ByPidfile(below(text)),
         ByCmdline: lambda text: ByCmdline(pattern(text)), ByPort: lambda text: ByPort(port(text)),

@@ -65,6 +65,8 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "web.token_file", str(settings.web.token_file or "none")
     yield "web.config_file", str(settings.web.config_file or "none")
     yield "storage.path", str(settings.storage)
+    if settings.docker_host:
+        yield "docker.host", settings.docker_host
     yield "log.level", settings.log.level
     yield "log.format", settings.log.format
 

@@ -10,9 +10,11 @@ from sidecar.actions.options import Mode
 from sidecar.config_alertmanagers import at_urls
 from sidecar.config_settings import LogFormat, LogLevel
 from sidecar.config_values import (
+    DockerHost,
     address,
     choice,
     count,
+    docker_host,
     http_url,
     megabytes,
     path,
@@ -31,6 +33,8 @@ VARIABLES = {"main": "MEMORY_THRESHOLD_MB", "critical": "MEMORY_CRITICAL_THRESHO
 """Level → variable. The names and the unit come from the programs that this one grew out of."""
 PERIODS = {"light": "GC_INTERVAL_SECONDS"}
 """Cleanup → variable that says how often it is asked for."""
+ENGINE = "DOCKER_HOST"
+"""The variable by which Docker's own programs are told where the engine listens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,11 @@ def periods(env: Mapping[str, str], note: Note) -> dict[str, float]:
 def wrong_period(seconds: float) -> str:
     """What is wrong with asking for a cleanup every so many seconds, "" if nothing."""
     return "" if not seconds or 10 <= seconds <= 86400 else "must be 0s (never), or at least 10s and at most 1d"
+
+
+def default_docker(env: Mapping[str, str]) -> DockerHost:
+    """$DOCKER_HOST, else where Docker's own programs look. Raises ValueError."""
+    return docker_host(env.get(ENGINE) or "unix:///var/run/docker.sock")
 
 
 def default_storage(env: Mapping[str, str]) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sidecar.actions.options import Mode, Options, Policy, Verification
 from sidecar.config_channels import AgentChannel, ExecChannel, HttpChannel, SignalChannel, check_request
-from sidecar.config_values import Address, Bytes, Factor, HttpUrl, PerHour, Program, TargetName
+from sidecar.config_values import Address, Bytes, DockerHost, Factor, HttpUrl, PerHour, Program, TargetName
 from sidecar.discovery.match import AsChild, ByUrl, Match
 from sidecar.guard.wire import Channel
 from sidecar.model import Cleanup
@@ -257,6 +257,13 @@ class Web(WebSection):
 
 
 @dataclass(frozen=True, slots=True)
+class DockerSection:
+    """Where the engine listens that knows the containers; None: at $DOCKER_HOST, else where engines usually do."""
+
+    host: DockerHost | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Storage:
     """Where state is kept."""
 
@@ -286,6 +293,7 @@ class Document:
     alertmanagers: tuple[Alertmanager, ...] = ()
     web: WebSection = WebSection()
     storage: Storage = Storage()
+    docker: DockerSection = DockerSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +302,7 @@ class Settings:
 
     `rules` None means the shipped ones. `origins` says who set a key (`sidecar.yml:7`, `--pid`); keys that are not
     in it have their default. `watched` are the files that all this was read from, as patterns of `glob`.
+    `docker_host` is "" where no target is a container.
     """
 
     targets: tuple[Target, ...]
@@ -312,6 +321,7 @@ class Settings:
     warnings: tuple[str, ...]
     origins: Mapping[str, str]
     watched: tuple[str, ...] = ()
+    docker_host: str = ""
 
     def mode(self, target: Target) -> Mode:
         """What may be done to `target`: as set, else enforce where it has a channel (naming one is consent).

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from sidecar.thresholds import UNITS, Share, Size, Source, mib, size
 
 HttpUrl = NewType("HttpUrl", str)
+DockerHost = NewType("DockerHost", str)
 TargetName = NewType("TargetName", str)
 Program = NewType("Program", str)
 Bytes = NewType("Bytes", int)
@@ -191,6 +192,20 @@ def _url(text: str) -> str:
     if not usable or parts.fragment or not re.fullmatch(r"[!-~]+", text):
         raise ValueError(f"{said} is not a URL such as http://127.0.0.1:9093")
     return text
+
+
+def docker_host(text: str) -> DockerHost:
+    """Where a Docker engine listens: `unix:///PATH`, or `tcp://HOST:PORT`, which is not encrypted."""
+    if re.fullmatch(r"unix:///[!-~]+", text) and ".." not in text.split("/"):
+        return DockerHost(text)
+    if text.startswith("tcp://") and text.count("/") == 2:
+        try:
+            if address(text.removeprefix("tcp://")).port:
+                return DockerHost(text)
+        except ValueError:
+            pass
+    raise ValueError(f"{without_credentials(text)!r} is not the address of a Docker engine such as "
+                     "unix:///var/run/docker.sock or tcp://127.0.0.1:2375")
 
 
 def base_url(text: str) -> str:

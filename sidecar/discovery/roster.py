@@ -5,17 +5,22 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING
 
+from sidecar.discovery import container
 from sidecar.discovery.listening import by_port
 from sidecar.discovery.local import Noted, Running, by_cmdline, pid_in, running
-from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
+from sidecar.discovery.match import AsChild, ByCmdline, ByDocker, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
+
+if TYPE_CHECKING:  # loaded only where a target is found through Docker
+    from sidecar.discovery.engine import Engine
 
 log = logging.getLogger(__name__)
 
 RESTARTS = Metric("rag_target_restarts_total", "counter", "Times the target's process was replaced by another one.")
-METRICS = (RESTARTS,)
+METRICS = (RESTARTS, *container.METRICS)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
 """Between two searches through all processes for one target: doubled each time that it is not found."""
@@ -38,6 +43,9 @@ class Roster:
     A process given by its pid is one life of one process: when it ends, another one with that number is not taken.
     `known` are the identities that the guard has held for a desk that came before.
     """
+
+    engine: "Engine | None" = None
+    """Tells which containers there are, where a target is one."""
 
     def __init__(self, wanted: Sequence[Wanted], not_these: Collection[int], proc: str = "/proc") -> None:
         self.child_pid = 0
@@ -149,7 +157,19 @@ class Roster:
         elif isinstance(match, ByPort) and not self._pauses_at(wanted.name, now):
             pid, why = by_port(match.port, self._proc)
             self._say(wanted, why)
+        elif isinstance(match, ByDocker) and self.engine:
+            pid = self._contained(wanted.name, self.engine, now)
         return Noted(pid, inf) if pid else None
+
+    def _contained(self, name: str, engine: "Engine", now: float) -> int | None:
+        """The first process of a target's container; why there is no container is logged by the engine's side."""
+        found = engine.find(name)
+        if isinstance(found, str):
+            self._said[name] = found
+            return None
+        self._said[name] = f"container {found.name} does not run" if not found.pid else (
+            f"no process of container {found.name} is seen here: is it in a pid namespace that is not ours?")
+        return container.first_process(found, lambda: not self._pauses_at(name, now), self._proc)
 
     def _pauses_at(self, name: str, now: float) -> bool:
         """Whether it is too early to search for this target again; if not, the next pause begins."""
@@ -166,6 +186,9 @@ class Roster:
         self._said[wanted.name] = why
 
     def samples(self, at: float) -> list[Sample]:
-        """`rag_target_restarts_total` of every target."""
-        return [Sample(series(each.base, RESTARTS.name), self._restarts[each.name], at)
-                for each in self._wanted]
+        """`rag_target_restarts_total` of every target, and what is known of containers."""
+        found = [Sample(series(each.base, RESTARTS.name), self._restarts[each.name], at)
+                 for each in self._wanted]
+        if self.engine:
+            found += self.engine.samples({each.name: each.base for each in self._wanted}, at)
+        return found
