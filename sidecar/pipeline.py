@@ -275,7 +275,7 @@ class Pipeline:
         """What the stages count. Of targets that were only glanced at, cleanups are counted at their next turn."""
         stages = self._stages
         samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now, readings.glanced)
-        samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now)
+        samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now, self._base)
         samples += stages.journal.samples(self._base, now) + self._braking.samples(self._bases, now)
         return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 

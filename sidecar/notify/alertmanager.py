@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from sidecar import clock
 from sidecar.errors import SidecarError
-from sidecar.model import METRIC_NAME, Alert, Labels, Metric, Sample
+from sidecar.model import Alert, Labels, Metric, Sample, series
 from sidecar.notify.options import Alertmanager, without_credentials
 from sidecar.notify.payload import payload
 from sidecar.notify.posting import PATH, Answer, Post, Session, new_session
@@ -31,6 +31,7 @@ RESOLVE_SECONDS = 30.0
 MOST_ADDRESSES = 32
 LEAVING_SECONDS = 5.0
 """For how long one that is not configured any more is still told what it was to be told."""
+NO_LABELS = Labels()
 PIECE = 100
 """So many alerts are offered between two pauses."""
 
@@ -166,9 +167,9 @@ class Notifier:
             pass
         return sum(len(delivery.outbox) for delivery in self._deliveries())
 
-    def samples(self, now: float) -> list[Sample]:
-        """The series of METRICS as they are now."""
-        return [sample for delivery in self._deliveries() for sample in delivery.samples(now)]
+    def samples(self, now: float, base: Labels = NO_LABELS) -> list[Sample]:
+        """The series of METRICS as they are now, with the labels of `base` beside their own."""
+        return [sample for delivery in self._deliveries() for sample in delivery.samples(now, base)]
 
     def _deliveries(self) -> list["_Delivery"]:
         return [delivery for each in self._configured for delivery in each.deliveries.values()]
@@ -314,22 +315,21 @@ class _Delivery:
                 log.info("Alertmanager accepts alerts again", extra={"alertmanager": self.name, "alerts": len(batch)})
                 self._trouble = ""
 
-    def samples(self, now: float) -> list[Sample]:
+    def samples(self, now: float, base: Labels) -> list[Sample]:
         return [
-            Sample(Labels({METRIC_NAME: f"rag_sidecar_notifications_{name}", "alertmanager": self.name, **labels}),
-                   value, now)
+            Sample(series(base, f"rag_sidecar_notifications_{name}", "alertmanager", self.name, *labels), value, now)
             for name, labels, value in self._rows()
         ]
 
-    def _rows(self) -> Iterator[tuple[str, dict[str, str], float]]:
+    def _rows(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
         counts = self.outbox.counts
         for outcome in ("sent", "failed", "refused"):
-            yield "total", {"outcome": outcome}, getattr(counts, outcome)
-        yield "dropped_total", {"reason": "overflow"}, counts.overflowed
-        yield "dropped_total", {"reason": "expired"}, counts.expired
-        yield "queue_length", {}, len(self.outbox)
+            yield "total", ("outcome", outcome), getattr(counts, outcome)
+        yield "dropped_total", ("reason", "overflow"), counts.overflowed
+        yield "dropped_total", ("reason", "expired"), counts.expired
+        yield "queue_length", (), len(self.outbox)
         if self._accepted_at is not None:
-            yield "last_success_timestamp_seconds", {}, self._accepted_at
+            yield "last_success_timestamp_seconds", (), self._accepted_at
 
 
 def _body(batch: Batch, external_labels: Mapping[str, str], external_url: str) -> bytes:
