@@ -1,9 +1,11 @@
 """How near to its end a target is, in one word: what an app needs to know to take on less. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Literal, get_args
 
 from sidecar.model import Labels, Metric, Sample, series
+from sidecar.said import Said
 
 Mode = Literal["normal", "cautious", "degraded"]
 
@@ -22,6 +24,7 @@ class Modes:
 
     def __init__(self) -> None:
         self._modes: dict[str, Mode] = {}
+        self._said = Said()
 
     def update(self, target: str, used: float, limit: float | None, main: float, critical: float) -> Mode:
         """The mode of a target that uses so many bytes.
@@ -44,7 +47,15 @@ class Modes:
         """The mode as it was last found; None of a target that is not there."""
         return self._modes.get(target)
 
-    def samples(self, bases: Mapping[str, Labels], at: float) -> list[Sample]:
-        """Three series of each target whose mode is known, at Unix time `at`; `bases` are their labels by name."""
-        return [Sample(series(bases[target], MODE.name, "mode", mode), float(mode == found), at)
-                for target, found in self._modes.items() if target in bases for mode in MODES]
+    def samples(self, bases: Mapping[str, Labels], at: float, spared: Collection[str] = ()) -> list[Sample]:
+        """Three series of each target whose mode is known, at Unix time `at`; `bases` are their labels by name.
+
+        For `spared` see `Said`.
+        """
+        self._said.keep(self._modes)
+        return [sample for target, base in bases.items() if (found := self._modes.get(target))
+                for sample in self._said.of(base, found, at, spared, partial(_told, base, found, at))]
+
+
+def _told(base: Labels, found: Mode, at: float) -> list[Sample]:
+    return [Sample(series(base, MODE.name, "mode", mode), float(mode == found), at) for mode in MODES]

@@ -1,8 +1,9 @@
 """The desk on one screen: what happens at every tick, in which order, and what flows from stage to stage."""
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
 from sidecar import thresholds
@@ -22,7 +23,7 @@ from sidecar.mode import Modes
 from sidecar.model import Alert, Cleanup, Labels, Sample, Target, series
 from sidecar.notify.alertmanager import Notifier
 from sidecar.notify.remediation import remedied
-from sidecar.pipeline_agents import follow, hand_over, permitted
+from sidecar.pipeline_agents import Permits, follow, hand_over
 from sidecar.pipeline_brake import Braking, Loan
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
@@ -39,6 +40,7 @@ from sidecar.promql.evaluate import Query
 from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
+from sidecar.said import Said
 from sidecar.store import Store
 from sidecar.thresholds import Wanted
 from sidecar.web.view import Families, ModeStatus, Snapshot, TargetStatus, View
@@ -92,6 +94,7 @@ class Pipeline:
         self._bases = {name: base.merged({"target": name}) for name in plans}
         self.vitals = Vitals(base, starts)
         self.lines = Lines({name: plan.wanted for name, plan in plans.items()})
+        self._lines_said, self._permits = Said(), Permits()
         self._live = Live(stages.store)
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
@@ -121,13 +124,13 @@ class Pipeline:
             raise SidecarError(f"the clock was set back by {self._last - now:.0f} s: the desk starts anew")
         policy = policy_now(self._options)
         self._take_in_events(policy, now)
-        targets = stages.roster.update(now)
+        targets = await self._pace.through(stages.roster.steps(now))
         bases = {name: known.lines.basis for name, known in self.lines.known.items()}
         readings = await self._pace.through(stages.sampler.steps(targets, now, self._near, bases))
-        seen = self._seen(targets, readings, now)
+        seen = await self._pace.through(self._seen(targets, readings, now))
         self._live.take(seen, now)
         self.acting.judge(policy, now, targets)
-        counted = self._counted(readings, now)
+        counted = await self._pace.through(self._counted(readings, now))
         self._live.take(counted, now)
         self._live.end(now)
         for group in stages.groups:
@@ -138,9 +141,9 @@ class Pipeline:
         await self._pace.through(self._telling(alerts, now))
         stages.journal.note(await self._pace.through(
             page(stages.groups, targets, now, stages.notifier.hearing(), self._used_now)))
-        self._subjects_now = self.by_hand.subjects = list(self._subjects(targets, readings, now))
+        self._subjects_now = self.by_hand.subjects = self._subjects(targets, readings, now)
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
-        self.acting.act(policy, self._subjects_now, gates, now)
+        await self._pace.through(self.acting.steps(policy, self._subjects_now, gates, now))
         self.lines.acted()
         self.by_hand.work(now)
         self._keeping.keep()
@@ -180,7 +183,7 @@ class Pipeline:
         self._plans, self._options, self.by_hand.options = plans, options, options
         self._bases = {name: self._base.merged({"target": name}) for name in plans}
         self.lines.change({name: plan.wanted for name, plan in plans.items()}, now)
-        self._gates = Gates(groups, plans)
+        self._gates, self._permits = Gates(groups, plans), Permits()
         self._subjects_now = self.by_hand.subjects = [each for each in self._subjects_now if each.name in plans]
 
     def heard(self, events: Sequence[Event]) -> None:
@@ -222,6 +225,8 @@ class Pipeline:
             self._said[event.target] = said
         if event.kind == "brake":
             self._braking.take_in(event)
+        if event.kind in ("gone", "changed", "unreadable"):
+            self._stages.roster.doubt(event.target)
         base = self._bases.get(event.target)
         known = not self._stages.ledger.is_news(event)
         if event.kind == "crossed" and base is not None and event.detail["line_bytes"] is not None and not known:
@@ -234,18 +239,22 @@ class Pipeline:
                     group.evaluate_rule(rule, at, stages.query, stages.store.append)
         self.acting.take_in(event, policy)
 
-    def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Sample]:
+    def _seen(self, targets: Sequence[Target], readings: Readings, now: float) -> Steps[list[Sample]]:
         """What was read, with the lines and with used bytes on their basis; the guard is told what to hold."""
         stages, samples = self._stages, list(readings.samples)
         self._used_now, self._near = {}, set()
         self.lines.expire(now)
         for target in targets:
+            yield
             used = readings.used.get(target.name)
             if used is None:
                 stages.dispatch.watch(target.name, None, None)
+                stages.roster.doubt(target.name)
                 continue
-            lines = self.lines.of(target.name, readings.limits[target.name], now)
-            samples += thresholds.samples(target.base, lines, readings.limits[target.name], now)
+            limit = readings.limits[target.name]
+            lines = self.lines.of(target.name, limit, now)
+            samples += self._lines_said.of(target.base, (lines, limit), now, readings.glanced,
+                                           partial(thresholds.samples, target.base, lines, limit, now))
             if lines.basis in used:
                 self._used_now[target.name] = used[lines.basis]
                 if used[lines.basis] > lines.preventive.size_bytes:
@@ -254,7 +263,9 @@ class Pipeline:
             self._have_watched(target, lines.basis)
         self._braking.follow({name: plan.loan for name, plan in self._plans.items() if plan.loan}, stages.sampler,
                              stages.dispatch)
+        self._lines_said.keep(self._plans)
         lines_now = {name: known.lines for name, known in self.lines.known.items()}
+        yield
         return samples + follow(self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases,
                                 now)
 
@@ -271,32 +282,37 @@ class Pipeline:
             dispatch.watch(target.name, target.identity, Basis(kind, tree=self._plans[target.name].children))
             dispatch.tell(target.name, None, attached.tree.sharing.shares, attached.tree.error_bytes)
 
-    def _counted(self, readings: Readings, now: float) -> list[Sample]:
+    def _counted(self, readings: Readings, now: float) -> Steps[list[Sample]]:
         """What the stages count. Of targets that were only glanced at, cleanups are counted at their next turn."""
-        stages = self._stages
-        samples = stages.roster.samples(now) + stages.ledger.samples(self._bases.values(), now, readings.glanced)
-        samples += self.acting.samples(self._subjects_now, self._bases, now) + stages.notifier.samples(now, self._base)
+        stages, spared = self._stages, readings.glanced
+        samples = stages.roster.samples(now, spared)
+        yield
+        samples += stages.ledger.samples(self._bases.values(), now, spared)
+        yield
+        samples += self.acting.samples(self._subjects_now, self._bases, now, spared)
+        samples += stages.notifier.samples(now, self._base)
         samples += stages.journal.samples(self._base, now) + self._braking.samples(self._bases, now)
         return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
-    def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Iterator[Subject]:
-        """The targets as the policy sees them."""
+    def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Subject]:
+        """The targets as the policy sees them: all at once, as what people order meanwhile would be lost."""
+        found, agents, dispatch = [], self._stages.sampler.agents, self._stages.dispatch
+        crashes, since_boot = self.crashes.too_often(now), self._stages.since_boot()
         for target in targets:
             plan, used = self._plans[target.name], readings.used.get(target.name)
             known = self.lines.known.get(target.name)
             ticks = target.identity.start_time_ticks if target.identity else 0
-            agents = self._stages.sampler.agents
-            mode, ways = permitted(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
-            crashes = self.crashes.too_often(now)
-            hand_over(agents, self._stages.dispatch, target.name, mode, ways)
-            yield Subject(
+            mode, ways = self._permits.of(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
+            hand_over(agents, dispatch, target.name, mode, ways)
+            found.append(Subject(
                 target.name, up=used is not None, armed=bool(known and known.lines.armed),
                 fresh=bool(used and known and known.lines.basis in used),
-                age_seconds=self._stages.since_boot() - ticks / CLOCK_TICKS, mode=mode, channels=ways,
-                paused=target.name in self.acting.paused, foreign=target.name in self._stages.dispatch.foreign,
+                age_seconds=since_boot - ticks / CLOCK_TICKS, mode=mode, channels=ways,
+                paused=target.name in self.acting.paused, foreign=target.name in dispatch.foreign,
                 life=life_of(target.identity) if target.identity else None,
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
-                crashes=crashes)
+                crashes=crashes))
+        return found
 
     def _publishing(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> Steps[None]:
         """Show what people and Prometheus see until the next tick, in pieces."""

@@ -8,7 +8,7 @@ from sidecar.actions.options import Mode
 from sidecar.guard.wire import Channel
 from sidecar.mode import Modes
 from sidecar.model import Cleanup, Labels, Sample
-from sidecar.probes.agent import Agents
+from sidecar.probes.agent import Agent, Agents
 from sidecar.probes.sampler import Readings
 from sidecar.probes.tree import MAIN
 from sidecar.thresholds import Thresholds
@@ -16,11 +16,24 @@ from sidecar.thresholds import Thresholds
 Ways = Mapping[Cleanup, tuple[Channel, ...]]
 
 
-def permitted(agents: Agents | None, target: str, mode: Mode, configured: Ways, *, asks: bool) -> tuple[Mode, Ways]:
-    """What may be done to the target now, and through which channels. `asks`: an agent that is there is consent."""
-    present = agents.present(target) if agents else []
-    signals = next((agent.signals for agent in present if agent.process == MAIN), {})
-    return channels.mode(mode, asks, len(present)), channels.offered(configured, len(present), signals)
+class Permits:
+    """What may be done to each target, as found last. Lives as long as what is configured does."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[Agent], Mode, Ways]] = {}
+
+    def of(self, agents: Agents | None, target: str, mode: Mode, configured: Ways, *, asks: bool) -> tuple[Mode, Ways]:
+        """What may be done to the target now, and through which channels. `asks`: an agent that is there is consent.
+
+        The same objects as long as its agents are the same.
+        """
+        present = agents.present(target) if agents else []
+        known = self._known.get(target)
+        if known is None or known[0] != present:
+            signals = next((agent.signals for agent in present if agent.process == MAIN), {})
+            known = self._known[target] = (present, channels.mode(mode, asks, len(present)),
+                                           channels.offered(configured, len(present), signals))
+        return known[1], known[2]
 
 
 def hand_over(agents: Agents | None, dispatch: Dispatch, target: str, mode: Mode, ways: Ways) -> None:
@@ -53,4 +66,4 @@ def follow(modes: Modes, agents: Agents | None, readings: Readings, used: Mappin
                              line.critical.size_bytes)
         if agents:
             agents.push_mode(target, found)
-    return modes.samples({target: bases[target] for target in known}, now)
+    return modes.samples({target: bases[target] for target in known}, now, readings.glanced)

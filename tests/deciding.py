@@ -12,9 +12,11 @@ from sidecar.actions.ledger import Ledger
 from sidecar.actions.options import Options
 from sidecar.actions.options import Policy as Cap
 from sidecar.actions.policy import Policy
+from sidecar.actions.standing import Standing
 from sidecar.actions.verify import Reading
 from sidecar.guard.wire import Channel, Event, Order
 from sidecar.model import Cleanup, Labels
+from sidecar.promql.steps import finish
 
 MIB = 1 << 20
 NOW = 1_000_000.0
@@ -99,6 +101,7 @@ class World:
         self.ledger = Ledger()
         self.acting = Acting(self.ledger, cast(Dispatch, self.guard), lambda _, start, end: [
             reading for reading in self.readings[-200:] if start < reading[0] <= end])
+        self.standing = Standing(self.ledger, self.acting.incidents)
 
     def restart(self) -> None:
         """The desk is killed; what was written down and not yet done with at the guard is all that is left."""
@@ -148,7 +151,10 @@ class World:
         guard.told = len(guard.events)
         self.acting.judge(policy, guard.now)
         subject = replace(self.subject, used_bytes=guard.used, paused="rag" in self.acting.paused)
-        self.acting.act(policy, [subject], self.gates(), guard.now)
+        finish(self.acting.steps(policy, [subject], self.gates(), guard.now))
+        self.standing.begin(policy, ["rag"], guard.now)
+        anew = policy.stand(subject, self.gates(), self.ledger, self.acting.incidents, guard.now)
+        assert self.standing.of(subject, self.gates()) == anew, "what is remembered is what would be found now"
         self.note()
         self.reasons.append(self.acting.decisions[0].reason)
         return self.reasons[-1]

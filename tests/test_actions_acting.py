@@ -22,6 +22,7 @@ from sidecar.guard import wire
 from sidecar.guard.wire import Basis, Channel
 from sidecar.model import Labels
 from sidecar.procfs import Identity
+from sidecar.promql.steps import finish
 
 MIB = 1 << 20
 NOW = 1_000_000.0
@@ -86,7 +87,7 @@ class Table:
             self.acting.take_in(event, policy)
         self.dispatch.watch("rag", IDENTITY, ANON)
         self.acting.judge(policy, now)
-        self.acting.act(policy, [subject], gates, now)
+        finish(self.acting.steps(policy, [subject], gates, now))
         return self.acting.decisions[0].reason
 
     def samples(self, subject: Subject = RAG) -> dict[str, dict[str, float]]:

@@ -27,6 +27,7 @@ LAYERS = [  # top to bottom: a unit imports only from rows below its own; siblin
     {"web", "doctor", "explain", "attach", "init"},
     {"discovery", "probes", "store", "thresholds", "mode", "rules", "actions", "notify", "journal"},
     {"promql", "guard", "handout"},
+    {"said"},
     {"model", "errors", "clock", "logs", "secretfile", "trust"},
     {"procfs"},  # below the rest: values that cross stages name the life of a process, which it defines
     {"tuples"},

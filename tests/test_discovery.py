@@ -18,7 +18,7 @@ from conftest import read_line, wait_until
 from sidecar.discovery.listening import STAND_INS, by_port
 from sidecar.discovery.local import Running, by_cmdline, ourselves, pid_in, running
 from sidecar.discovery.match import AsChild, ByCmdline, ByPid, ByPidfile, ByPort, ByUrl, Match
-from sidecar.discovery.roster import METRICS, Roster, Wanted
+from sidecar.discovery.roster import LOOKS_A_ROUND, METRICS, Roster, Wanted
 from sidecar.model import Labels, Sample
 from sidecar.procfs import Identity, identify
 
@@ -622,6 +622,24 @@ def test_order_of_the_targets_is_that_of_the_configuration(programs: Programs) -
     assert [(target.name, target.identity is None) for target in made.update()] == [
         ("b", False), ("a", True), ("c", False)]
     assert [sample.labels["target"] for sample in made.samples(1.0)] == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("doubted", [True, False])
+def test_of_many_targets_one_that_ended_is_missed(programs: Programs, doubted: bool) -> None:
+    """At the next look where something speaks for it, as the guard's word; else within one look at each of them."""
+    process, other = programs.python(), programs.python()
+    wanted = [Wanted(f"rag-{number}", BASE.merged({"target": f"rag-{number}"}), ByPid(process.pid if number else
+                     other.pid)) for number in range(2 * LOOKS_A_ROUND + 1)]
+    made = Roster(wanted, frozenset())
+    assert all(target.identity for target in made.update())
+    other.kill()
+    other.wait()
+    if doubted:
+        made.doubt("rag-0")
+    rounds = [made.update() for _ in range(3)]
+
+    assert [target.name for target in rounds[-1] if not target.identity] == ["rag-0"]
+    assert not doubted or rounds[0][0].missing
 
 
 def test_matches_say_what_they_look_for() -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,13 +14,15 @@ from sidecar.actions.incident import Incident
 from sidecar.actions.incidents import Incidents
 from sidecar.actions.ladder import cap
 from sidecar.actions.ledger import Ledger
-from sidecar.actions.options import STRENGTH
+from sidecar.actions.options import STRENGTH, Options
 from sidecar.actions.pauses import Note, Pauses
 from sidecar.actions.policy import Policy, usable
 from sidecar.actions.sent import Sent
+from sidecar.actions.standing import Standing
 from sidecar.actions.verdicts import Look, Used, Verdicts, seen_nothing
 from sidecar.guard.wire import Event
 from sidecar.model import Cleanup, Labels, Metric, Sample, Target, series
+from sidecar.promql.steps import Steps
 
 log = logging.getLogger("sidecar.actions")
 
@@ -48,6 +50,7 @@ class Acting:
         self._verdicts = Verdicts(ledger, self.incidents, used, look)
         self._said: dict[str, tuple[Reason, str]] = {}
         self._sent = Sent(dispatch)
+        self._standing = Standing(ledger, self.incidents)
         self._gates: Mapping[str, Sequence[Gate]] = {}
         self._names: Sequence[str] = ()
         self._heard = 0
@@ -101,37 +104,40 @@ class Acting:
         for target in self._pauses.over(now):
             log.info("resumed", extra={"target": target, "reason": "its pause is over"})
 
-    def act(self, policy: Policy, subjects: Sequence[Subject], gates: Sequence[Gate], now: float) -> None:
-        """Decide about every target, have the guard act, and keep its standing orders what they should be."""
+    def steps(self, policy: Policy, subjects: Sequence[Subject], gates: Sequence[Gate], now: float) -> Steps[None]:
+        """Decide about every target, have the guard act, and keep its standing orders what they should be.
+
+        Pauses between two targets, of which people may pause the next one meanwhile: each of `subjects` is looked at
+        when its turn comes.
+        """
         of_target: defaultdict[str, list[Gate]] = defaultdict(list)
         for gate in gates:
             of_target[gate.target].append(gate)
         self._gates, self._names = of_target, [subject.name for subject in subjects]
+        names = frozenset(self._names)
         if len(self._said) > len(subjects):
-            self._said = {name: said for name, said in self._said.items() if name in self._names}
+            self._said = {name: said for name, said in self._said.items() if name in names}
         self._verdicts.ages = {subject.name: subject.age_seconds for subject in subjects}
-        for target in {attempt.target for attempt in self._ledger.open()}.difference(self._names):
+        for target in {attempt.target for attempt in self._ledger.open()}.difference(names):
             self._verdicts.end_life(target, now, "target_unknown", policy.options)  # it is configured no more
-        self.incidents.keep(self._names, now)
-        for subject in subjects:
-            self.incidents.update(subject, of_target[subject.name], policy.options, now)
-            calm = not any(gate.open for gate in of_target[subject.name])
-            disarmed_for = now - self._ledger.disarmed_at.get(subject.name, now)
-            if self.incidents.current(subject.name) is None or (
-                    calm and disarmed_for >= policy.options.exit_for_seconds):
-                self._ledger.rearm(subject.name)
-        self.decisions = [
-            self._sent.unless_waiting(decision, now)
-            for decision in policy.decide(subjects, of_target, self._ledger, self.incidents, now)]
-        for subject, decision in zip(subjects, self.decisions, strict=True):
+        self.incidents.keep(names, now)
+        self._standing.begin(policy, names, now)
+        decisions, running = [], self._ledger.kept.unanswered()
+        for place, name in enumerate(self._names):
+            subject, own = subjects[place], of_target.get(name, [])
+            _follow(self.incidents, self._ledger, subject, own, policy.options, now)
+            decision = policy.decide_one(subject, own, self._ledger, self.incidents, now, running)
+            running += decision.reason is Reason.ACT
+            decisions.append(decision := self._sent.unless_waiting(decision, now))
             if decision.order:
                 self._sent.deliver(decision.order, now)
-            ripe = [gate for gate in of_target[subject.name] if gate.open and gate.ripe]
-            _park(self.incidents, self._ledger, subject, decision, cap(ripe, policy.options))
+            if self.incidents.current(name):
+                ripe = [gate for gate in own if gate.open and gate.ripe]
+                _park(self.incidents, self._ledger, subject, decision, cap(ripe, policy.options))
             _say(decision, self._said)
-        for subject in subjects:
-            armed = policy.stand(subject, of_target[subject.name], self._ledger, self.incidents, now)
-            self._dispatch.stand(subject.name, self._sent.sparing(subject.name, armed), now)
+            self._dispatch.stand(name, self._sent.sparing(name, self._standing.of(subject, own)), now)
+            yield
+        self.decisions = decisions
 
     def by_hand(self, policy: Policy, subject: Subject, cleanup: Cleanup, now: float, *, dry_run: bool) -> Decision:
         """Have the guard act because a person asks for it. What the decision says has been done by then."""
@@ -177,12 +183,13 @@ class Acting:
         self._pauses.restore(rows)
         self.incidents.lives.restore(rows)
 
-    def samples(self, subjects: Sequence[Subject], bases: Mapping[str, Labels], at: float) -> list[Sample]:
-        """Why nothing is done now, and which targets have an incident or are parked."""
+    def samples(self, subjects: Sequence[Subject], bases: Mapping[str, Labels], at: float,
+                spared: Collection[str] = ()) -> list[Sample]:
+        """Why nothing is done now, and which targets have an incident or are parked; for `spared` see `Said`."""
         held = [Sample(series(bases[decision.target], HELD.name, "reason", decision.reason.value), 1.0, at)
                 for decision in self.decisions if decision.target in bases  # else it is configured no more
                 and decision.reason not in (Reason.BELOW, Reason.ACT, Reason.DOWN)]
-        return held + self.incidents.samples([bases[subject.name] for subject in subjects], at)
+        return held + self.incidents.samples({subject.name: bases[subject.name] for subject in subjects}, at, spared)
 
     def explain(self) -> dict[str, list[dict[str, Any]]]:
         """The decisions of the last tick and the incidents, as plain JSON, each with a sentence for people."""
@@ -201,6 +208,15 @@ def _sentence(reason: Reason, incident: Incident | None) -> str:
 
 def _named(target: str | None, names: Sequence[str]) -> Sequence[str]:
     return names if target is None else [target]
+
+
+def _follow(incidents: Incidents, ledger: Ledger, subject: Subject, gates: Sequence[Gate], options: Options,
+            now: float) -> None:
+    """Have the incident of a target go on, and its channels tried again once it is over or all has long been calm."""
+    incidents.update(subject, gates, options, now)
+    calm_for = now - ledger.disarmed_at.get(subject.name, now) if not any(gate.open for gate in gates) else -1.0
+    if incidents.current(subject.name) is None or calm_for >= options.exit_for_seconds:
+        ledger.rearm(subject.name)
 
 
 def _park(incidents: Incidents, ledger: Ledger, subject: Subject, decision: Decision, strongest: int) -> None:

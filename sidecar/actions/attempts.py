@@ -43,6 +43,7 @@ class Attempts:
         self._order: deque[str] = deque()
         self._detailed: deque[str] = deque()
         self._found: dict[tuple[View, str | None, bool | None], Sequence[Attempt]] = {}
+        self._of_target: dict[str, list[Attempt]] = {}
         self._changed: dict[tuple[str, Stage], float] = {}
 
     def get(self, attempt_id: str) -> Attempt | None:
@@ -52,12 +53,32 @@ class Attempts:
     def newest_first(self, view: View = "all", target: str | None = None,
                      dry_run: bool | None = None) -> Sequence[Attempt]:
         """Those of one target or of all, rehearsals (`dry_run`) or real ones or both; never changed afterwards."""
+        if target is not None and not self.tried(target):
+            return ()
         key = view, target, dry_run
         if key not in self._found:
-            self._found[key] = [
-                attempt for name in reversed(self._order) if (attempt := self._attempts[name])
-                and target in (None, attempt.target) and dry_run in (None, attempt.dry_run) and VIEWS[view](attempt)]
+            among = ([self._attempts[name] for name in reversed(self._order)] if target is None
+                     else self._of_target[target])
+            self._found[key] = [attempt for attempt in among
+                                if dry_run in (None, attempt.dry_run) and VIEWS[view](attempt)]
         return self._found[key]
+
+    def tried(self, target: str) -> bool:
+        """Whether there is any attempt of this target."""
+        if not self._of_target and self._order:
+            for name in reversed(self._order):
+                attempt = self._attempts[name]
+                self._of_target.setdefault(attempt.target, []).append(attempt)
+        return target in self._of_target
+
+    def unanswered(self) -> int:
+        """How many of all targets have neither an answer nor an end yet."""
+        return sum(attempt.answered_at is None for attempt in self.newest_first("open"))
+
+    def _forget_found(self) -> None:
+        """Something has changed."""
+        self._found.clear()
+        self._of_target.clear()
 
     def put(self, attempt: Attempt) -> Attempt:
         """Remember an attempt as it is now; a new one takes the place of the oldest."""
@@ -65,7 +86,7 @@ class Attempts:
             self._keep(attempt)
             self._change(attempt.id, "planned", attempt.started_at)
         self._attempts[attempt.id] = attempt
-        self._found.clear()
+        self._forget_found()
         if _is_detailed(attempt) and attempt.id not in self._detailed:
             self._detailed.append(attempt.id)
         return attempt
@@ -102,7 +123,7 @@ class Attempts:
             self._detailed.remove(name)
             if name in attempts:
                 attempts[name] = replace(attempts[name], told=Told(attempts[name].told.figures))
-                self._found.clear()
+                self._forget_found()
 
     def restore(self, rows: Sequence[Row]) -> None:
         """Take over rows, oldest first; what cannot be read is passed over."""
@@ -121,7 +142,7 @@ class Attempts:
                 log.warning("attempt not restored", extra={"id": key, "error": f"{type(error).__name__}: {error}"})
         for attempt in sorted(found.values(), key=lambda each: each.started_at):
             self._keep(attempt)
-        self._found.clear()
+        self._forget_found()
 
 
 class Shown(Sequence[Mapping[str, Any]]):

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 from sidecar.actions.options import Mode
-from sidecar.guard.wire import Channel, Order
+from sidecar.guard.wire import MOST_TARGETS, Channel, Order
 from sidecar.model import Cleanup
 from sidecar.procfs import Identity
 
@@ -15,6 +16,7 @@ LifeId = tuple[str, int, int]
 """Which process: boot id (and which program: an exec makes it another one), pid, start time in clock ticks."""
 
 
+@lru_cache(maxsize=MOST_TARGETS)
 def life_of(identity: Identity) -> LifeId:
     """The life that a process has as this program."""
     program = ":".join(map(str, identity.exe)) if identity.exe else ""

@@ -1,8 +1,9 @@
 """The incidents of all targets: what opens them, what moves them on, and what ends them."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sidecar.actions.attempt import BY_RULE, Attempt
 from sidecar.actions.facts import Gate, Reason, Subject
@@ -12,6 +13,7 @@ from sidecar.actions.lives import Lives, Row
 from sidecar.actions.options import Options
 from sidecar.actions.register import Register
 from sidecar.model import Labels, Metric, Sample, series
+from sidecar.said import Said
 
 log = logging.getLogger("sidecar.actions")
 
@@ -26,6 +28,7 @@ class Incidents:
     def __init__(self) -> None:
         self.lives = Lives()
         self.kept = Register()
+        self._said = Said()
 
     def current(self, target: str) -> Incident | None:
         """The incident that a target has now."""
@@ -120,13 +123,14 @@ class Incidents:
         for target in [each for each in self.kept.open if each not in targets]:
             self._end(target, now, "target_unknown")
 
-    def samples(self, bases: Iterable[Labels], at: float) -> list[Sample]:
-        """For each target whose base labels are given: has it an incident, is it parked."""
+    def samples(self, bases: Mapping[str, Labels], at: float, spared: Collection[str] = ()) -> list[Sample]:
+        """For each target whose base labels are given: has it an incident, is it parked; for `spared` see `Said`."""
         found = []
-        for base in bases:
-            incident = self.kept.open.get(base["target"])
-            found += [Sample(series(base, OPEN.name), float(incident is not None), at),
-                      Sample(series(base, PARKED.name), float(bool(incident and incident.parked)), at)]
+        for target, base in bases.items():
+            incident = self.kept.open.get(target)
+            facts = incident is not None, bool(incident and incident.parked)
+            found += self._said.of(base, facts, at, spared, partial(_told, base, facts, at))
+        self._said.keep(bases)
         return found
 
     def drain(self) -> list[Row]:
@@ -136,3 +140,7 @@ class Incidents:
     def restore(self, rows: Sequence[Row], now: float) -> None:
         """Go on at Unix time `now` with what a desk before this one has told, oldest first."""
         self.kept.restore(rows)
+
+
+def _told(base: Labels, facts: tuple[bool, bool], at: float) -> list[Sample]:
+    return [Sample(series(base, metric.name), float(fact), at) for metric, fact in zip(METRICS, facts, strict=True)]

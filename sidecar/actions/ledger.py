@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sidecar.actions.attempt import HEARD, Attempt, Outcome, begun, heard_of, trigger_of
@@ -12,6 +13,7 @@ from sidecar.actions.tally import Tally
 from sidecar.actions.verify import Verdict
 from sidecar.guard.wire import Event, Order
 from sidecar.model import Labels, Sample
+from sidecar.said import Said
 
 NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier", "no_agent", "another_sidecar", "instance_changed")
 """Reasons of a refusal that say nothing about the channel: the next attempt may well use it."""
@@ -32,6 +34,7 @@ class Ledger:
         self.doubtful: dict[str, float] = {}
         self._heard = 0
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._said = Said()
 
     def attempts(self, target: str | None = None) -> Sequence[Attempt]:
         """Newest first; of one target or of all."""
@@ -141,11 +144,9 @@ class Ledger:
         for target in self._tallies.keys() - of_target.keys():
             del self._tallies[target]
             self.rearm(target)
-        for target, base in of_target.items():
-            tally = self._tallies[target]
-            if target not in spared or not tally.told:
-                tally.told = list(tally.samples(base, at))
-        return [sample for target in of_target for sample in self._tallies[target].told]
+        self._said.keep(of_target)
+        return [sample for target, base in of_target.items() for sample in self._said.of(
+            base, None, at, spared, partial(self._tallies[target].samples, base, at))]
 
     def drain(self) -> list[Row]:
         """What has changed since the last call: (attempt, stage, Unix seconds, plain JSON)."""

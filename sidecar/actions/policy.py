@@ -31,19 +31,32 @@ class Policy:
                incidents: Incidents, now: float) -> list[Decision]:
         """One decision for each target; no more of them act at a time than is allowed. `gates` are by target."""
         decisions: list[Decision] = []
-        running = sum(attempt.answered_at is None for attempt in ledger.open())
+        running = ledger.kept.unanswered()
         for subject in subjects:
-            case = _Case(self, subject, ledger, incidents, now)
-            decision = case.decide([gate for gate in gates.get(subject.name, ()) if gate.open], running)
+            decision = self.decide_one(subject, gates.get(subject.name, ()), ledger, incidents, now, running)
             running += decision.reason is Reason.ACT
             decisions.append(decision)
         return decisions
+
+    def decide_one(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, incidents: Incidents, now: float,
+                   running: int) -> Decision:
+        """What to do about one target, while so many cleanups of all targets are `running`."""
+        found = [gate for gate in gates if gate.open]
+        if not found and not self.options.every_seconds:  # as it is nearly always
+            return Decision(subject.name, Reason.BELOW if subject.up else Reason.DOWN)
+        return _Case(self, subject, ledger, incidents, now).decide(found, running)
 
     def stand(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, incidents: Incidents,
               now: float) -> list[Armed]:
         """The standing orders for a target: what the guard is to do by itself, and from when on."""
         standing = [gate for gate in gates if gate.standing and gate.line_bytes is not None]
         return list(_Case(self, subject, ledger, incidents, now).stand(standing)) if standing else []
+
+    def left(self, ledger: Ledger, now: float, *, dry: bool) -> int:
+        """How many more attempts of all targets may turn out not to help within the hour; those under way may yet."""
+        kept = ledger.kept
+        used = sum(is_recent(attempt, now) for attempt in kept.newest_first("in_vain", None, dry))
+        return self.options.max_per_hour - used - len(kept.newest_first("open", None, dry))
 
     def asked(self, subject: Subject, gates: Sequence[Gate], ledger: Ledger, incidents: Incidents, now: float,
               wish: tuple[Cleanup, Trigger, Mapping[str, str]]) -> Decision:
@@ -129,7 +142,7 @@ class _Case:
             return Decision(name, Reason.PENDING if gates else Reason.BELOW, cleanup)
         floor = max(STRENGTH[cleanup], self._floor(ripe))
         choice = self._ladder.choose(floor, floor, floor)
-        running = sum(attempt.answered_at is None for attempt in self._ledger.open())
+        running = self._ledger.kept.unanswered()
         reason = (self._interlock(armed=self._subject.armed) or self._parked(-1) or choice.obstacle
                   or self._held_back(choice.cleanup, running, floor))
         if reason:
@@ -201,11 +214,10 @@ class _Case:
         return reason or (Reason.HOURLY if self._machine_budget() <= 0 else None)
 
     def _machine_budget(self) -> int:
-        """How many more attempts of all targets may turn out not to help within the hour; those of others may yet."""
+        """How many more attempts may turn out not to help within the hour, where its own are not counted as such."""
         dry, kept = self._subject.dry, self._ledger.kept
-        others = sum(attempt.target != self._subject.name for attempt in kept.newest_first("open", None, dry))
-        used = sum(is_recent(attempt, self._now) for attempt in kept.newest_first("in_vain", None, dry))
-        return self._options.max_per_hour - used - others
+        own = len(kept.newest_first("open", self._subject.name, dry))
+        return self._policy.left(self._ledger, self._now, dry=dry) + own
 
     def _parked(self, strongest: int) -> Reason | None:
         """Whether its incident is parked, or has had the one attempt that it gets."""

@@ -29,7 +29,7 @@ DELIVERY_BOUNDS = (*map(str, DELIVERY_BUCKETS), "+Inf")
 
 @dataclass(slots=True)
 class Tally:
-    """What is counted for one target. Lives as long as the target is configured; `told` is what was last shown."""
+    """What is counted for one target. Lives as long as the target is configured."""
 
     outcomes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     refused: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -41,7 +41,6 @@ class Tally:
     last_delivered_at: float | None = None
     delivery_counts: list[int] = field(default_factory=lambda: [0] * (len(DELIVERY_BUCKETS) + 1))
     delivery_sum: float = 0.0
-    told: list[Sample] = field(default_factory=list)
 
     def note_delivery(self, at: float, seconds: float) -> None:
         """A cleanup has been delivered, so long after the line was crossed."""

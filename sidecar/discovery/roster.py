@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from sidecar.discovery.local import Noted, Running, by_cmdline, pid_in, running
 from sidecar.discovery.match import AsChild, ByCmdline, ByDocker, ByPid, ByPidfile, ByPort, ByUrl, Match
 from sidecar.model import Labels, Metric, Sample, Target, series
 from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
+from sidecar.promql.steps import Steps, finish
+from sidecar.said import Said
 
 if TYPE_CHECKING:  # loaded only where a target is found through Docker
     from sidecar.discovery.engine import Engine
@@ -22,6 +25,8 @@ log = logging.getLogger(__name__)
 RESTARTS = Metric("rag_target_restarts_total", "counter", "Times the target's process was replaced by another one.")
 METRICS = (RESTARTS, *container.METRICS)
 
+LOOKS_A_ROUND = 100
+"""So many of the processes that are known are looked at in each round; of more, each in its turn, or when doubted."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
 """Between two searches through all processes for one target: doubled each time that it is not found."""
 SLACK_SECONDS = 10.0
@@ -41,7 +46,7 @@ class Roster:
     """Which process is behind each target now. Written by the tick only; lives as long as the desk.
 
     A process given by its pid is one life of one process: when it ends, another one with that number is not taken.
-    `known` are the identities that the guard has held for a desk that came before.
+    One that is known is taken for the same until its turn comes, or until somebody doubts it.
     """
 
     engine: "Engine | None" = None
@@ -52,15 +57,18 @@ class Roster:
         self._wanted = tuple(wanted)
         self._not_these = not_these
         self._proc = proc
-        self._held: dict[str, tuple[Identity, KeptFile]] = {}
+        self._held: dict[str, tuple[Target, Identity, KeptFile]] = {}
+        self._doubted: set[str] = set()
+        self._round = 0
         self._last: dict[str, Identity] = {}
         self._restarts: Counter[str] = Counter()
         self._pauses: dict[str, tuple[float, float]] = {}
         self._said: dict[str, str] = {}
         self._running: Sequence[Running] | None = None
+        self._said_of = Said()
 
     def resume(self, known: dict[str, Identity]) -> None:
-        """Take over what an earlier desk had attached."""
+        """Take over what the guard has held for a desk that came before."""
         self._last |= known
 
     def change(self, wanted: Sequence[Wanted]) -> None:
@@ -69,18 +77,37 @@ class Roster:
         for each in set(before) - set(wanted):
             for known in (self._last, self._pauses, self._said):
                 known.pop(each.name, None)
+            self._doubted.discard(each.name)
             if held := self._held.pop(each.name, None):
-                held[1].close()
+                held[2].close()
         for name in {each.name for each in before} - {each.name for each in wanted}:
             del self._restarts[name]
+        self._said_of.keep([each.name for each in wanted])
+
+    def doubt(self, name: str) -> None:
+        """The process of this target may have ended, or be another program now: the next round looks."""
+        if name in self._held:
+            self._doubted.add(name)
 
     def update(self, now: float = inf) -> list[Target]:
+        """`steps` without a pause."""
+        return finish(self.steps(now))
+
+    def steps(self, now: float = inf) -> Steps[list[Target]]:
         """One round of discovery at Unix time `now`: every configured target, in the order of the configuration.
 
-        While a target is not there, searches for it pause; without a time each round searches.
+        While a target is not there, searches for it pause; without a time each round searches. Pauses between two.
         """
-        targets = [Target(each.name, each.base, found, "" if found else self._missing(each))
-                   for each in self._wanted for found in (self._identity(each, now),)]
+        turns = -(-len(self._wanted) // LOOKS_A_ROUND)
+        self._round += 1
+        targets = []
+        for number, each in enumerate(self._wanted, self._round):
+            held = self._held.get(each.name)
+            if held is None or not number % turns or each.name in self._doubted:
+                targets.append(self._target(each, now))
+            else:
+                targets.append(held[0])
+            yield
         self._running = None
         return targets
 
@@ -90,13 +117,18 @@ class Roster:
             return ""
         return self._said.get(wanted.name) or f"no process is found now by {wanted.match}"
 
+    def _target(self, wanted: Wanted, now: float) -> Target:
+        """The target with the process that is behind it now."""
+        self._doubted.discard(wanted.name)
+        if held := self._held.get(wanted.name):
+            if _same(held[1], held[2], self._proc):
+                return held[0]
+            self._held.pop(wanted.name)[2].close()
+        identity = self._identity(wanted, now)
+        return Target(wanted.name, wanted.base, identity, "" if identity else self._missing(wanted))
+
     def _identity(self, wanted: Wanted, now: float) -> Identity | None:
-        held = self._held.get(wanted.name)
-        if held and self._same(*held):
-            return held[0]
-        if held:
-            held[1].close()
-            del self._held[wanted.name]
+        """A process that is found for it; None if there is none."""
         noted = self._find(wanted, now)
         if not noted:
             return None
@@ -105,12 +137,13 @@ class Roster:
             kept = KeptFile(f"{self._proc}/{noted.pid}/stat", size=1024)
         except (OSError, ValueError, IndexError):
             return None  # it has ended while we looked
-        if not self._same(found, kept) or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
+        same = _same(found, kept, self._proc)
+        if not same or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
             return None
         self._say(wanted, "")
         self._pauses.pop(wanted.name, None)
         self._restarts[wanted.name] += self._last.get(wanted.name, found) != found
-        self._held[wanted.name] = (found, kept)
+        self._held[wanted.name] = Target(wanted.name, wanted.base, found), found, kept
         self._last[wanted.name] = found
         return found
 
@@ -119,17 +152,6 @@ class Roster:
         last = self._last.get(wanted.name, found)
         named = isinstance(wanted.match, ByPid | AsChild)
         return not named or found._replace(exe=None) == last._replace(exe=None)
-
-    def _same(self, identity: Identity, stat: KeptFile) -> bool:
-        """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one."""
-        try:
-            fields = stat.read()
-            if start_time_ticks(fields) != identity.start_time_ticks or fields[fields.rindex(b")") + 2] in b"ZX":
-                return False
-            exe = exe_of(f"{self._proc}/{identity.pid}")
-        except (OSError, ValueError, IndexError):
-            return False
-        return exe is None or identity.exe is None or exe == identity.exe
 
     def _is_later(self, wanted: Wanted, found: Identity, noted: Noted) -> bool:
         """Whether the process started after its number was written down: then the number was another one's."""
@@ -185,10 +207,28 @@ class Roster:
             log.warning("target", extra={"target": wanted.name, "reason": why})
         self._said[wanted.name] = why
 
-    def samples(self, at: float) -> list[Sample]:
-        """`rag_target_restarts_total` of every target, and what is known of containers."""
-        found = [Sample(series(each.base, RESTARTS.name), self._restarts[each.name], at)
-                 for each in self._wanted]
+    def samples(self, at: float, spared: Collection[str] = ()) -> list[Sample]:
+        """`rag_target_restarts_total` of every target, and what is known of containers; for `spared` see `Said`."""
+        found = []
+        for each in self._wanted:
+            count = self._restarts[each.name]
+            found += self._said_of.of(each.base, count, at, spared, partial(_told, each.base, count, at))
         if self.engine:
             found += self.engine.samples({each.name: each.base for each in self._wanted}, at)
         return found
+
+
+def _told(base: Labels, restarts: int, at: float) -> list[Sample]:
+    return [Sample(series(base, RESTARTS.name), restarts, at)]
+
+
+def _same(identity: Identity, stat: KeptFile, proc: str) -> bool:
+    """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one."""
+    try:
+        fields = stat.read()
+        if start_time_ticks(fields) != identity.start_time_ticks or fields[fields.rindex(b")") + 2] in b"ZX":
+            return False
+        exe = exe_of(f"{proc}/{identity.pid}")
+    except (OSError, ValueError, IndexError):
+        return False
+    return exe is None or identity.exe is None or exe == identity.exe

@@ -61,8 +61,9 @@ class _Cast(Roster):
         self._programs = programs
         self._bases = bases
 
-    def update(self, now: float = 0.0) -> list[Target]:
+    def steps(self, now: float = 0.0) -> Steps[list[Target]]:
         """Who is there."""
+        yield from ()
         return [Target(name, self._bases[name], program.identity) for name, program in self._programs.items()]
 
 
