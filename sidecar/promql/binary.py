@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from sidecar.errors import QueryError
 from sidecar.model import METRIC_NAME, Labels
@@ -22,6 +22,57 @@ _COMPARISON: dict[str, Callable[[float, float], bool]] = {
     "==": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le,
 }
 _NAME = (METRIC_NAME,)
+
+Pair = tuple[int, int, Labels]
+"""The place of an element on the side of many, that of its partner, and the labels of what they give."""
+
+FEW_ELEMENTS, MOST_ELEMENTS = 32, 100_000
+"""Of fewer elements it is not worth while to remember which belong together; of more, in all joins, it is forgotten."""
+
+
+class _Pairing(NamedTuple):
+    """A join: its two sides, and which of their elements belong together."""
+
+    expr: Binary
+    many: list[Labels]
+    one: list[Labels]
+    pairs: list[Pair]
+
+
+class _Pairings:
+    """Which elements belong together, of the joins that were evaluated last. Lives as long as the process.
+
+    A rule joins the same series at every tick, a range at every step: only the values are others.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Pairing] = {}
+        self._held = 0
+
+    def known(self, expr: Binary, many: Vector, one: Vector) -> list[Pair] | None:
+        """The pairs of just these elements in just this order, if they are remembered."""
+        found = self._known.get(id(expr))
+        if found is None or found.expr is not expr:
+            return None
+        alike = found.many == [point.labels for point in many] and found.one == [point.labels for point in one]
+        return found.pairs if alike else None
+
+    def remember(self, expr: Binary, many: Vector, one: Vector, pairs: list[Pair]) -> None:
+        """Instead of what was known of this join; the oldest gives way."""
+        self._forget(id(expr))
+        if FEW_ELEMENTS <= len(many) + len(one) <= MOST_ELEMENTS:
+            made = _Pairing(expr, [point.labels for point in many], [point.labels for point in one], pairs)
+            self._known[id(expr)] = made
+            self._held += len(made.many) + len(made.one)
+        while self._held > MOST_ELEMENTS:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, key: int) -> None:
+        gone = self._known.pop(key, None)
+        self._held -= len(gone.many) + len(gone.one) if gone else 0
+
+
+PAIRINGS = _Pairings()
 
 
 def scalars(op: str, left: float, right: float) -> float:
@@ -71,48 +122,65 @@ def _signed_by(matching: Matching) -> tuple[bool, tuple[str, ...]]:
 
 
 def _joined(ev: Evaluation, expr: Binary, left: Vector, right: Vector) -> Steps[Vector]:
-    matching = expr.matching
-    swapped = matching.cardinality == "one-to-many"
-    single = matching.cardinality == "one-to-one"
+    swapped = expr.matching.cardinality == "one-to-many"
     many, one = (right, left) if swapped else (left, right)
-    partners = _partners(expr, one)
-    yield
+    told_apart = ev.options.delayed_name_removal  # labels that are equal are not always the same then: see `Fading`
+    pairs = None if told_apart else PAIRINGS.known(expr, many, one)
+    if pairs is None:
+        pairs = yield from _paired(ev, expr, many, one)
+        if not told_apart:
+            PAIRINGS.remember(expr, many, one, pairs)
     compare = _COMPARISON.get(expr.op)
     compute = _ARITHMETIC.get(expr.op)
-    taken: set[object] = set()
     found: Vector = []
-    on, names = _signed_by(matching)
-    for count, (labels, value) in enumerate(many, 1):
+    for count, (place, other, result) in enumerate(pairs, 1):
         if not count % ELEMENTS_A_PIECE:
             ev.charge(0)
             yield
-        key = project(labels, on, names)
-        partner = partners.get(key)
-        if partner is None:
-            continue
-        result = None if single else _result_labels(expr, labels, partner.labels)
-        _claim(taken, key if single else (key, result), single)
-        low, high = (partner.value, value) if swapped else (value, partner.value)
-        holds = compare is not None and compare(low, high)
-        if compute is None and not holds and not expr.returns_bool:
-            continue
-        result = result if result is not None else _result_labels(expr, labels, partner.labels)
+        value, partner = many[place].value, one[other].value
+        low, high = (partner, value) if swapped else (value, partner)
         if compute is not None:
             found.append(Point(result, compute(low, high)))
-        elif expr.returns_bool:
+            continue
+        holds = compare is not None and compare(low, high)
+        if expr.returns_bool:
             found.append(Point(ev.nameless(result), float(holds)))
-        else:
+        elif holds:
             found.append(Point(result, low))
     return found
 
 
-def _partners(expr: Binary, one: Vector) -> dict[Labels, Point]:
-    partners: dict[Labels, Point] = {}
+def _paired(ev: Evaluation, expr: Binary, many: Vector, one: Vector) -> Steps[list[Pair]]:
+    """Which elements belong together. Those that a comparison filters away, too: whether a rule is right must not
+    depend on the values.
+    """
+    single = expr.matching.cardinality == "one-to-one"
+    partners = _partners(expr, one)
+    yield
+    taken: set[object] = set()
+    found: list[Pair] = []
     on, names = _signed_by(expr.matching)
-    for point in one:
+    for place, (labels, _) in enumerate(many):
+        if place % ELEMENTS_A_PIECE == ELEMENTS_A_PIECE - 1:
+            ev.charge(0)
+            yield
+        key = project(labels, on, names)
+        other = partners.get(key)
+        if other is None:
+            continue
+        result = _result_labels(expr, labels, one[other].labels)
+        _claim(taken, key if single else (key, result), single)
+        found.append((place, other, result))
+    return found
+
+
+def _partners(expr: Binary, one: Vector) -> dict[Labels, int]:
+    partners: dict[Labels, int] = {}
+    on, names = _signed_by(expr.matching)
+    for place, point in enumerate(one):
         key = project(point.labels, on, names)
-        if partners.setdefault(key, point) is not point:
-            _refuse_duplicates(expr, key, point, partners[key])
+        if partners.setdefault(key, place) != place:
+            _refuse_duplicates(expr, key, point, one[partners[key]])
     return partners
 
 
@@ -127,10 +195,7 @@ def _refuse_duplicates(expr: Binary, key: Labels, first: Point, second: Point) -
 
 
 def _claim(taken: set[object], key: object, single: bool) -> None:
-    """Elements that a comparison filters away count too: whether a rule is right must not depend on the values.
-
-    `key` is what may be there only once: where the match is `single` that itself, else it with the result.
-    """
+    """`key` may be there only once: where the match is `single` it is that itself, else it with the result."""
     before = len(taken)
     taken.add(key)
     if len(taken) == before:
