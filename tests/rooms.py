@@ -43,13 +43,9 @@ class Room:
         """Whether the limit is what it was, and the kernel kills whoever goes beyond."""
         return self.read("memory.limit_in_bytes") == self.limit_bytes and not self.control("oom_kill_disable")
 
-    def entering(self) -> Sequence[str]:
-        """A command that goes into the room and runs there what stands behind it."""
-        return "sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.path / "cgroup.procs")
-
     def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """A program of tests/targets in it, which is ready."""
-        process = subprocess.Popen([*self.entering(), sys.executable, str(TARGETS / f"{name}.py"), *arguments],
+        process = subprocess.Popen([*entering(self.path), sys.executable, str(TARGETS / f"{name}.py"), *arguments],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.members.append(process)
         assert read_line(process, "ready") == "ready"
@@ -64,6 +60,11 @@ class Room:
             os.kill(int(left), signal.SIGKILL)
         wait_until(lambda: not (self.path / "cgroup.procs").read_text(), 10, "the end of its processes")
         self.path.rmdir()
+
+
+def entering(cgroup: Path) -> Sequence[str]:
+    """A command that goes into a cgroup and runs there what stands behind it."""
+    return "sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup / "cgroup.procs")
 
 
 def tell(process: "subprocess.Popen[bytes]", command: str) -> None:

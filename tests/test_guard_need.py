@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from conftest import Target, read_line, wait_until
 from guarding import Hands
-from rooms import USABLE, WHY_NOT, Room, tell
+from rooms import USABLE, WHY_NOT, Room, entering, tell
 from servers import free_port
 from sidecars import MIB, Sidecar, config, running_sidecar
 
 from sidecar.procfs import anon_bytes
 
 LIMIT = 256 * MIB
+PIDS = Path("/sys/fs/cgroup/pids")
 SPARE = 24 * MIB
 """Less than a desk takes, and more than a guard."""
 
@@ -70,7 +71,7 @@ def test_full_cgroup_of_its_own_keeps_the_guard_from_nothing(
     """While each page that the guard or the desk takes must be wrung from the page cache, the order arrives."""
     target, port = spawn("leaky", "--handle", "SIGUSR1"), free_port()
     file = config(port, tmp_path / "state", [by_signal("t", target.pid)])
-    with running_sidecar(tmp_path, file=file, port=port, within=room.entering()) as sidecar:
+    with running_sidecar(tmp_path, file=file, port=port, within=entering(room.path)) as sidecar:
         in_force(sidecar)
         taken = sum(anonymous_bytes(int(pid)) for pid in (room.path / "cgroup.procs").read_text().split())
         neighbour = room.start("leaky", "--read", endless)
@@ -94,10 +95,10 @@ def test_guard_acts_while_the_kernel_kills_one_desk_after_another(
     target = spawn("leaky", "--handle", "SIGUSR1", "--handled", str(handled))
     written = config(port, tmp_path / "state", [by_signal("t", target.pid)])
     try:
-        with running_sidecar(tmp_path, file=written, port=port, within=room.entering()) as sidecar:
+        with running_sidecar(tmp_path, file=written, port=port, within=entering(room.path)) as sidecar:
             in_force(sidecar)
             count = (LIMIT - anonymous_bytes(sidecar.process.pid) - SPARE) // MIB
-            subprocess.run([*room.entering(), "dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={count}"],
+            subprocess.run([*entering(room.path), "dd", "if=/dev/zero", f"of={file}", "bs=1M", f"count={count}"],
                            stderr=subprocess.DEVNULL, check=True)
             wait_until(lambda: sidecar.log.read_text().count("the desk was killed by signal 9") > 1, 40, "two kills")
             target.tell("grow 300")
@@ -204,6 +205,28 @@ def test_order_needs_no_new_descriptor(spawn: Callable[..., Target], tmp_path: P
 
         attempt = sidecar.outcome()
         assert (attempt["channel"], attempt["outcome"]) == (channel, "effective")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not PIDS.exists(), reason="takes root and the cgroup hierarchy of processes")
+def test_post_needs_no_new_thread(spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """Where a container may have no more threads the courier carries out one order after the other."""
+    target, port, room = spawn("leaky", "--http", "0"), free_port(), PIDS / f"rag-sidecar-need-{os.getpid()}"
+    entry = by_signal("t", target.pid) | {"cleanup": [{"http": {"url": f"{target.url}/cleanup"}}]}
+    room.mkdir()
+    try:
+        file = config(port, tmp_path / "state", [entry])
+        with running_sidecar(tmp_path, file=file, port=port, within=entering(room)) as sidecar:
+            in_force(sidecar)
+            courier = wait_until(lambda: sidecar.child("courier"), 20, "the courier")
+            (room / "pids.max").write_text("1")
+            target.tell("grow 300")
+
+            attempt = sidecar.outcome()
+            assert (attempt["channel"], attempt["outcome"]) == ("http", "effective")
+            assert sidecar.child("courier") == courier
+    finally:
+        wait_until(lambda: not (room / "cgroup.procs").read_text(), 10, "the end of its processes")
+        room.rmdir()
 
 
 def test_guard_without_descriptors_says_what_it_cannot_hold_and_holds_it_later(

@@ -108,6 +108,16 @@ def errand_of(kind: str, message: dict[str, Any], out: socket.socket) -> Errand:
     return Command(message, out)
 
 
+def _thread_of(errand: Errand) -> threading.Thread | None:
+    """A thread in which it is carried out; None where there may not be one more (`pids.max`, RLIMIT_NPROC)."""
+    thread = threading.Thread(target=errand.run, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
+
+
 def main(fd: int) -> None:
     """Take errands from the socket `fd` until it ends."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -124,11 +134,12 @@ def main(fd: int) -> None:
                 break
             kind, message = decode(data)
             errand = errand_of(kind, message, sock)
-            if len(running) < MOST_AT_ONCE:
-                thread = running[errand] = threading.Thread(target=errand.run, daemon=True)
-                thread.start()
-            else:
+            if len(running) >= MOST_AT_ONCE:
                 errand.turn_away()
+            elif thread := _thread_of(errand):
+                running[errand] = thread
+            else:
+                errand.run()  # here, and the others wait
         except TimeoutError:
             pass  # the pulse: nothing has come, but a deadline may have passed
         now = monotonic()
