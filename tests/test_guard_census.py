@@ -51,12 +51,12 @@ def test_the_guard_looks_at_its_target_between_the_pieces(spawn: Callable[..., T
         hands.watch(target)
         census = hands.watchlist._census
         census._proc, census._due = str(tmp_path), 0.0
-        hands.watchlist.watches["t"].next_look = 0.0
+        hands.watchlist.agenda.put("t")
         hands.watchlist.look(time.monotonic())
         turns = 0
         while census.under_way:
             assert hands.watchlist.wait_seconds(time.monotonic()) == 0.0
-            hands.watchlist.watches["t"].next_look = 0.0
+            hands.watchlist.agenda.put("t")
             hands.watchlist.look(time.monotonic())
             assert hands.watchlist.watches["t"].used_bytes > 0
             turns += 1

@@ -50,7 +50,7 @@ class Grip:
         for target in held or ():
             watch = self._watchlist.watches.get(target)
             if watch:
-                watch.next_look = 0.0
+                self._watchlist.agenda.put(target)
                 self._watchlist.look(monotonic())
             if self._brake:
                 self._brake.answer(target, watch)

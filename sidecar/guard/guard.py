@@ -43,6 +43,7 @@ class Guard:
         self._courier_start = 0.0
         self._applied: int | None = None  # what is still to be told of it
         self._reload = False  # whether it is still to be told to
+        self._stuck = False  # whether the desk has no room for what is to be told
         self._terminal = False
         self._end_by = 0.0
         self._code = 0
@@ -57,9 +58,8 @@ class Guard:
         while not self._over:
             now = monotonic()
             self._start_what_is_due(now)
-            wait = min(self._watchlist.wait_seconds(now), self._deliveries.poll(now), self._desk.next_wake(now))
-            garbage.collect_if_idle(now, wait)
-            for fd, _ in self._epoll.poll(wait):
+            due = now + min(self._deliveries.poll(now), self._desk.next_wake(now))
+            for fd, _ in _only_look(self._watchlist, self._grip, self._record, self._epoll, garbage, now, due):
                 self._attend(fd)
             now = monotonic()
             self._watchlist.look(now)
@@ -88,6 +88,7 @@ class Guard:
             self._record.start_over()
             self._applied = None
             self._epoll.register(self._desk.sock.fileno(), select.EPOLLIN)
+            self._stuck = False
         if self._courier_wanted and not self._courier_pid and now >= self._courier_start:
             self._courier_start = now + COURIER_PAUSE_SECONDS
             try:
@@ -232,8 +233,29 @@ class Guard:
                 self._applied = None
             if self._reload and self._desk.tell("reload"):
                 self._reload = False
-            done = self._record.flush(sock)
-            self._epoll.modify(sock.fileno(), select.EPOLLIN if done else select.EPOLLIN | select.EPOLLOUT)
+            if self._record.flush(sock) == self._stuck:
+                self._stuck = not self._stuck
+                self._epoll.modify(sock.fileno(), select.EPOLLIN | select.EPOLLOUT if self._stuck else select.EPOLLIN)
+
+
+def _only_look(watchlist: Watchlist, grip: Grip, record: FlightRecord, epoll: select.epoll,
+               garbage: endure.Garbage, now: float, due: float) -> list[tuple[int, int]]:
+    """Look at targets, for there is nothing else to do until then; what is heard, which ends it as an event does.
+
+    With targets that are far from their lines the guard spends nearly all of its time here.
+    """
+    told = record.last
+    while True:
+        wait = min(watchlist.wait_seconds(now), max(0.0, due - now))
+        garbage.collect_if_idle(now, wait)
+        heard = epoll.poll(wait)
+        now = monotonic()
+        if heard or now >= due:
+            return heard
+        watchlist.look(now)
+        grip.turn(now)
+        if record.last != told:
+            return []
 
 
 def main(arguments: list[str]) -> int:

@@ -34,15 +34,15 @@ class FlightRecord:
     """A bounded record of events that outlives the desk. Lives as long as the guard.
 
     Nothing here waits for the desk: what a full socket or a dead desk does not take is sent later, to it or to its
-    successor. `first` is the number of the first event that is this guard's own in the file, 0 without a file.
+    successor. `first` is the number of the first event that is this guard's own in the file, 0 without a file; `last`
+    that of the last event.
     """
 
     def __init__(self) -> None:
         self.lost = 0
-        self.first = 0
+        self.first = self.last = 0
         self._events: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
-        self._last = 0
         self._sent = 0
         self._told_first = self._tellings = 0
         self._ring: Ring | None = None
@@ -68,7 +68,7 @@ class FlightRecord:
             self._ring.close()
         self._ring, self._written, self._retry_at = ring, 0, 0.0
         self.first = ring.last + 1
-        self._last = max(self._last, ring.last)
+        self.last = max(self.last, ring.last)
         self.save()
         return True
 
@@ -76,20 +76,20 @@ class FlightRecord:
         """Write an event down and give its number. A full record gives up its oldest; unsent ones are counted."""
         if kind == "misunderstood" and len(self._events) > KEPT_EVENTS // 2:  # the rest is for what was done
             self.lost += 1
-            return self._last
-        self._last += 1
+            return self.last
+        self.last += 1
         self._make_room(0)
         try:
-            data = encode("event", event=Event(self._last, wall(), kind, target, order, detail), lost=self.lost)
+            data = encode("event", event=Event(self.last, wall(), kind, target, order, detail), lost=self.lost)
         except ValueError as error:  # what cannot be told must not end the guard
             reason = {"reason": f"{kind} of {target}: {error}"[:MOST_REASON]}
-            data = encode("event", event=Event(self._last, wall(), "misunderstood", "", "", reason), lost=self.lost)
+            data = encode("event", event=Event(self.last, wall(), "misunderstood", "", "", reason), lost=self.lost)
         self._make_room(len(data))
-        self._events.append((self._last, data))
+        self._events.append((self.last, data))
         self._bytes += len(data)
         if not self._slow:
             self.save()
-        return self._last
+        return self.last
 
     def _make_room(self, size: int) -> None:
         while self._events and (len(self._events) >= KEPT_EVENTS or self._bytes + size > KEPT_BYTES):
@@ -103,7 +103,7 @@ class FlightRecord:
     def save(self) -> None:
         """Write to the file what is not there yet; where that fails, go on in memory and try again later."""
         begun, ring = monotonic(), self._ring
-        if not ring or begun < self._retry_at or (self._written, self._done_written) == (self._last, self._done):
+        if not ring or begun < self._retry_at or (self._written, self._done_written) == (self.last, self._done):
             return
         fresh: list[tuple[int, bytes]] = []
         for each in reversed(self._events):
@@ -118,7 +118,7 @@ class FlightRecord:
         except OSError:
             self._retry_at = begun + RETRY_SECONDS
             return
-        self._written, self._done_written = self._last, self._done
+        self._written, self._done_written = self.last, self._done
         self._slow = monotonic() - begun > SLOW_SECONDS
 
     def flush(self, sock: _socket.socket) -> bool:
@@ -134,7 +134,7 @@ class FlightRecord:
 
     def done(self, number: int) -> None:
         """Nothing up to this number need be told again to a desk that starts anew, or with the next guard."""
-        until = min(int(number), self._last)  # from the wire, it may be anything
+        until = min(int(number), self.last)  # from the wire, it may be anything
         while self._events and self._events[0][0] <= until:
             self._forget()
         if until > self._done:
@@ -148,7 +148,7 @@ class FlightRecord:
         if first and self._tellings > MOST_TELLINGS:
             self._forget()
             self.lost += 1
-        self._sent = self._events[0][0] - 1 if self._events else self._last
+        self._sent = self._events[0][0] - 1 if self._events else self.last
 
 
 def recover(path: str | os.PathLike[str]) -> list[Event]:

@@ -29,6 +29,7 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
+FOREVER = float("inf")
 DOUBT_RATIO = 0.05
 """From this share of a line on, the error of the kernel's counters matters."""
 TOLD_SECONDS = 10.0
@@ -139,6 +140,8 @@ class Standing:
 class Watch:
     """One target under watch. Lives from watch to unwatch, or until its process has ended.
 
+    `next_look` is when it is to be looked at by what is known of it alone, `look_by` when at the latest, whatever else
+    is known; `distance_bytes` is what the nearest line is away, `FOREVER` where none is in force.
     Takes the process over, and lets go of it where used bytes cannot be read on this basis: OSError or ValueError.
     """
 
@@ -147,7 +150,8 @@ class Watch:
         self.process = process
         self.basis = basis
         self.standing: list[Standing] = []
-        self.next_look = 0.0
+        self.next_look = self.look_by = 0.0
+        self.distance_bytes = FOREVER
         self.used_bytes = 0.0
         self.delivered_at = float("-inf")  # when an aggressive cleanup was last asked for
         self.trouble = self.trouble_told = ""
@@ -167,7 +171,7 @@ class Watch:
         """
         before, self._reader = self._reader, reader(self.process, basis, self._census)
         self.basis, self.standing = basis, []
-        self.next_look = self._looked_at = self._growth = 0.0
+        self._looked_at = self._growth = 0.0
         before.close()
 
     def tell(self, used_bytes: float | None, shares: list[list[int]], error_bytes: int, now: float) -> None:
@@ -177,7 +181,6 @@ class Watch:
             self._reader.tree.share(shares)
         elif isinstance(self._reader, Told) and used_bytes is not None:
             self._reader.tell(used_bytes, now)
-            self.next_look = 0.0
 
     def look(self, now: float, crowd: int = 1) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.
@@ -192,15 +195,20 @@ class Watch:
             self._growth = max(pace, 0.8 * self._growth, 0.0)
         self.used_bytes, self._looked_at = used, now
         live = [s for s in self.standing if s.times > 0 and now < s.until]
-        self.next_look = now + max(least, min((self._away(s, now, crowd) for s in live), default=LONGEST_SECONDS))
+        wait, line = LONGEST_SECONDS, FOREVER
+        for standing in live:
+            if standing.not_before > now:
+                wait = min(wait, standing.not_before - now)
+            elif standing.order.line_bytes is not None:
+                line = min(line, standing.order.line_bytes)
+        self.distance_bytes, self.look_by = line - used, now + wait
+        self.next_look = now + max(least, min(wait, away_seconds(used, line, self._growth, crowd)))
         return next((s for s in live if s.ready(now) and s.order.crossed(used)), None)
 
-    def _away(self, standing: Standing, now: float, crowd: int) -> float:
-        wait = min(LONGEST_SECONDS, standing.not_before - now)
-        if wait > 0:
-            return wait
-        line = standing.order.line_bytes
-        return LONGEST_SECONDS if line is None else away_seconds(self.used_bytes, line, self._growth, crowd)
+    @property
+    def hasty(self) -> bool:
+        """Whether it grows faster than anybody is taken to be able to."""
+        return 2 * self._growth > BURST_BYTES_PER_SECOND
 
     def read_used(self) -> float:
         """Used bytes now, for the check right before delivery. Raises like `look`."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from sidecar.clock import monotonic
 from sidecar.guard import wire
+from sidecar.guard.agenda import Agenda
 from sidecar.guard.claim import CLAIM_SECONDS, Claims
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.process import NotTheSame, Process, Remote
@@ -39,6 +40,7 @@ class Watchlist:
         self._census = Census()
         self.claims = Claims(tell)
         self.watches: dict[str, Watch] = {}
+        self.agenda = Agenda()
         self._rests: dict[str, tuple[int, float]] = {}
 
     def held(self) -> Iterator[dict[str, Any]]:
@@ -68,6 +70,9 @@ class Watchlist:
                     self._epoll.register(process.pidfd, select.EPOLLIN)
             elif known.basis != on:
                 known.rest_on(on)
+            else:
+                return
+            self.agenda.put(target)
         except NotTheSame as error:
             self._tell(str(error), target, reason=str(error))
         except OSError as error:
@@ -80,6 +85,7 @@ class Watchlist:
         if watch:
             read = None if used_bytes is None else float(used_bytes)
             watch.tell(read, [[int(number) for number in each] for each in shares], int(error_bytes), monotonic())
+            self.agenda.put(target)
 
     def link(self, passed: list[int], target: str, process: str, pid: int, start_time_ticks: int) -> None:
         """Keep the socket that was passed on: it leads to the agent in this process. ValueError if it does not."""
@@ -89,6 +95,7 @@ class Watchlist:
     def unwatch(self, target: str) -> None:
         """Let go of a target; unknown ones are no matter. An end that nobody has seen yet is told."""
         watch = self.watches.pop(target, None)
+        self.agenda.drop(target)
         self.claims.release(target)
         if watch:
             if watch.process.pidfd >= 0:
@@ -110,7 +117,7 @@ class Watchlist:
             if any(not order.dry_run for order in made):
                 self.claims.ours(target, watch.process, now)
             watch.standing = [Standing(order, now) for order in made]
-            watch.next_look = 0.0
+            self.agenda.put(target)
 
     def _rests_for(self, target: str, seen: int) -> bool:
         """Whether the pause after the last delivery holds against a desk that has seen the events up to `seen`.
@@ -161,15 +168,15 @@ class Watchlist:
             watch.standing = []
 
     def look(self, now: float) -> None:
-        """Look at every target that is due and carry out what its orders say."""
-        for watch in list(self.watches.values()):
-            if now < watch.next_look:
-                continue
+        """Look at the targets that are due, as many as there is time for, and carry out what their orders say."""
+        for target in self.agenda.due(now):
+            watch = self.watches[target]
             try:
                 standing = watch.look(now, len(self.watches))
             except (OSError, ValueError, KeyError) as error:
                 self._unreadable(watch, error)
                 continue
+            self.agenda.looked_at(watch)
             watch.trouble = watch.trouble_told = ""
             ours = not self.claims.foreign(watch.target) or self.claims.ours(watch.target, watch.process, now)
             if standing and not self._deliveries.in_flight(watch.target):
@@ -188,7 +195,7 @@ class Watchlist:
         """How long until the next look is due."""
         if self._census.under_way:
             return 0.0
-        return max(0.0, min((watch.next_look - now for watch in self.watches.values()), default=LONGEST_SECONDS))
+        return min(LONGEST_SECONDS, max(0.0, self.agenda.first() - now))
 
     def ended(self, pidfd: int) -> None:
         """A held process has ended; unless the number was another's a moment ago, whom the news was about."""
@@ -200,10 +207,11 @@ class Watchlist:
         if watch.process.ended():
             self.unwatch(watch.target)
             return
-        watch.next_look = monotonic() + LONGEST_SECONDS
+        again = LONGEST_SECONDS
         if watch.trouble != str(error):  # it may be about to end: told if it is still so at the next look
             watch.trouble, watch.trouble_told = str(error), ""
-            watch.next_look = monotonic() + TROUBLE_SECONDS
+            again = TROUBLE_SECONDS
         elif watch.trouble_told != watch.trouble:
             watch.trouble_told = watch.trouble
             self._tell("unreadable", watch.target, reason=watch.trouble)
+        self.agenda.put(watch.target, monotonic() + again)
