@@ -26,6 +26,7 @@ from sidecar.errors import ConfigError
 
 if TYPE_CHECKING:  # a command imports what it runs when it runs: the command line is to be quick
     from sidecar.config import Target
+    from sidecar.discovery.engine import Engine
     from sidecar.doctor.examination import Examination
     from sidecar.doctor.report import Style
     from sidecar.doctor.surroundings import RunsIn
@@ -180,8 +181,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     settings = load(arguments.config_file, environment(), overrides)
     listen = settings.web.listen
     of_us = tuple(machine.facts(Roots(), (listen.host, listen.port), settings.storage)) if whole else ()
-    found = [_examined(target, arguments.runs_in, wall()) for target in settings.targets
-             if not overrides.child and arguments.target in (None, target.name)]
+    meant = [target for target in settings.targets if not overrides.child and arguments.target in (None, target.name)]
+    engine = None
+    if settings.docker_host:
+        from sidecar.doctor import container
+
+        engine, facts = container.asked(settings.docker_host, {target.name: target.match for target in meant})
+        of_us = (*of_us, *facts)
+    found = [_examined(target, arguments.runs_in, wall(), engine) for target in meant]
     if arguments.output == "json":
         print(report.as_json(of_us, found))
     else:
@@ -189,10 +196,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return report.code(of_us, found)
 
 
-def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examination":
-    """What the doctor finds of a configured target."""
+def _examined(target: "Target", runs_in: "RunsIn | None", now: float, engine: "Engine | None") -> "Examination":
+    """What the doctor finds of a configured target; `engine` knows its container, if it is one."""
     from sidecar.discovery.local import ourselves
-    from sidecar.discovery.match import ByPid, ByUrl
+    from sidecar.discovery.match import ByDocker, ByPid, ByUrl
     from sidecar.discovery.roster import Roster, Wanted
     from sidecar.doctor.examination import Question, absent, examine, without_process
     from sidecar.model import Labels
@@ -204,7 +211,13 @@ def _examined(target: "Target", runs_in: "RunsIn | None", now: float) -> "Examin
         return examine(target.match.pid, question, now)
     if isinstance(target.match, ByUrl):
         return without_process(question)
-    (found,) = Roster([Wanted(target.name, Labels(), target.match)], ourselves()).update()
+    roster = Roster([Wanted(target.name, Labels(), target.match)], ourselves())
+    roster.engine = engine
+    (found,) = roster.update()
+    if found.identity is None and engine and isinstance(target.match, ByDocker):
+        from sidecar.doctor import container
+
+        return absent(question, *container.why_not(engine.find(target.name)))
     if found.identity is None:
         return absent(question, f"there is no process for {target.match}", "`ps -e` shows those there are")
     return examine(found.identity.pid, question, now)

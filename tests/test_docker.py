@@ -452,3 +452,31 @@ def test_every_metric_is_one_that_a_container_can_have() -> None:
 
     assert {sample.labels.metric for sample in container.samples(BASE, 5.0)} == {each.name for each in METRICS} - {
         "rag_sidecar_docker_up"}
+
+
+def test_doctor_says_what_the_engine_says(engine: Engine, spawn: Callable[..., Target], tmp_path: Path) -> None:
+    """Whether it answers, and of each container why no process of it is seen."""
+    def said(host: str) -> dict[str, str]:
+        (tmp_path / "sidecar.yml").write_text(json.dumps({"docker": {"host": host}, "targets": [
+            {"name": name, "match": {"docker": {"container": name}}} for name in ("ended", "elsewhere", "none")]}))
+        done = subprocess.run([sys.executable, "-P", "-m", "sidecar", "doctor", "--config.file",
+                               str(tmp_path / "sidecar.yml"), "-o", "json"], capture_output=True, text=True,
+                              timeout=60, check=False, env={**os.environ, "HOME": str(tmp_path)})
+        assert done.stderr == ""
+        told = json.loads(done.stdout)
+        facts = {fact["name"]: fact for fact in told["machine"]}
+        return {"docker": f"{facts['docker']['state']} {facts['docker']['what']}",
+                **{target["name"]: target["facts"][0]["what"] for target in told["targets"]}}
+
+    engine.run("ended", 0, "stopped")
+    engine.run("elsewhere", spawn("leaky").pid, number=2)
+    with listening(engine):
+        found = said(engine.host)
+    assert found["docker"] == f"ok {engine.host}: 20.10.24+dfsg1, API 1.41"
+    assert found["ended"] == "the container ended does not run"
+    assert found["elsewhere"].endswith("is not seen here")
+    assert found["none"] == "there is no container none"
+    trouble = f"the Docker engine at {engine.host} cannot be asked: No such file or directory"
+    found = said(engine.host)
+    assert found.pop("docker") == f"missing {trouble}"
+    assert set(found.values()) == {trouble}

@@ -14,7 +14,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from sidecar.discovery.container import UP, Container, Exit
+from sidecar.discovery.container import UP, Container, Exit, first_process
 from sidecar.discovery.match import ByDocker
 from sidecar.model import Labels, Sample, series
 
@@ -29,13 +29,14 @@ NOT_YET = "the Docker engine has not answered yet"
 class Engine:
     """Which containers there are, as the engine said last. Lives as long as the desk.
 
-    `sleep` waits so many seconds. While the engine is not reached, what it said before is used on: a process is taken
-    for a container's by its cgroup, whoever named it.
+    `sleep` waits so many seconds; `news` is set when the engine has said something. While it is not reached, what it
+    said before is used on: a process is taken for a container's by its cgroup, whoever named it.
     """
 
-    def __init__(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, sleep: Callable[[float], Awaitable[object]]) -> None:
         self.trouble = NOT_YET
         self.version = ""
+        self.news = asyncio.Event()
         self._sleep = sleep
         self._host = ""
         self._wanted: Mapping[str, ByDocker] = {}
@@ -49,7 +50,8 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.change("", {})
+        if self._task:
+            self._task.cancel()
 
     def change(self, host: str, wanted: Mapping[str, ByDocker]) -> None:
         """Ask the engine at `host` for these containers from now on: name of the target → how it is named."""
@@ -66,6 +68,21 @@ class Engine:
     def find(self, name: str) -> Container | str:
         """The container of a target, or why there is none."""
         return self._found.get(name) or self.trouble or NOT_YET
+
+    def process_of(self, name: str, may_search: Callable[[], bool], proc: str) -> tuple[int | None, str]:
+        """The first process of a target's container, see `first_process`; and why there is none, should there be none.
+        """
+        found = self.find(name)
+        if isinstance(found, str):
+            return None, found
+        if not found.pid:
+            return None, f"container {found.name} does not run"
+        return first_process(found, may_search, proc), (
+            f"no process of container {found.name} is seen here: is it in a pid namespace that is not ours?")
+
+    def settled(self) -> bool:
+        """Whether it is known of every container, or that the engine cannot be asked."""
+        return self.trouble not in ("", NOT_YET) or self._wanted.keys() <= self._found.keys()
 
     def samples(self, bases: Mapping[str, Labels], at: float) -> Iterator[Sample]:
         """What the engine says of the containers of these targets; nothing of them while it says nothing."""
@@ -121,12 +138,14 @@ class Engine:
         elif (name := str(told.get("target"))) in self._wanted:
             self._found[name] = found = told.get("why") or container(told["container"])
             self._remark(name, found)
+        self.news.set()
 
     def _say(self, trouble: str) -> None:
         """Log what is wrong, once for each trouble."""
         if trouble != self.trouble:
             log.warning("docker", extra={"trouble": trouble})
         self.trouble = trouble
+        self.news.set()
 
     def _remark(self, name: str, found: Container | str) -> None:
         """Log why there is no container for a target, or that there are several, once each."""
@@ -135,6 +154,22 @@ class Engine:
         if why and why != self._said.get(name):
             log.warning("target", extra={"target": name, "reason": why})
         self._said[name] = str(why)
+
+
+def ask(host: str, wanted: Mapping[str, ByDocker], within_seconds: float = 20.0) -> Engine:
+    """What the engine at `host` says now of these containers, for a program without an event loop."""
+    log.setLevel(logging.CRITICAL)  # the answer says it
+    async def run() -> Engine:
+        async with Engine(lambda _: asyncio.Event().wait()) as engine:
+            engine.change(host, wanted)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_seconds):
+                    while not engine.settled():
+                        engine.news.clear()
+                        await engine.news.wait()
+        return engine
+
+    return asyncio.run(run())
 
 
 def start(host: str, wanted: Mapping[str, ByDocker]) -> "subprocess.Popen[bytes]":

@@ -180,18 +180,9 @@ class Roster:
             pid, why = by_port(match.port, self._proc)
             self._say(wanted, why)
         elif isinstance(match, ByDocker) and self.engine:
-            pid = self._contained(wanted.name, self.engine, now)
+            name = wanted.name  # what is missing is logged by the engine's side
+            pid, self._said[name] = self.engine.process_of(name, lambda: not self._pauses_at(name, now), self._proc)
         return Noted(pid, inf) if pid else None
-
-    def _contained(self, name: str, engine: "Engine", now: float) -> int | None:
-        """The first process of a target's container; why there is no container is logged by the engine's side."""
-        found = engine.find(name)
-        if isinstance(found, str):
-            self._said[name] = found
-            return None
-        self._said[name] = f"container {found.name} does not run" if not found.pid else (
-            f"no process of container {found.name} is seen here: is it in a pid namespace that is not ours?")
-        return container.first_process(found, lambda: not self._pauses_at(name, now), self._proc)
 
     def _pauses_at(self, name: str, now: float) -> bool:
         """Whether it is too early to search for this target again; if not, the next pause begins."""
