@@ -24,6 +24,7 @@ class Room:
         self.path = V1 / f"rag-sidecar-{name}-{os.getpid()}"
         self.path.mkdir()
         self.write("memory.limit_in_bytes", limit_bytes)
+        self.write("memory.swappiness", 0)  # on a machine that has swap nobody would ever reach the limit
         self.members: list[subprocess.Popen[bytes]] = []
 
     def write(self, name: str, value: int) -> None:

@@ -294,7 +294,7 @@ def test_event_of_which_desk_after_desk_dies_is_given_up() -> None:
 
 
 def test_guard_without_descriptors_or_processes_lives_and_goes_on_when_there_are_some(
-    played: Callable[..., Played], spawn: Callable[..., Target]
+    played: Callable[..., Played], spawn: Callable[..., Target], tmp_path: Path
 ) -> None:
     """EMFILE at a watch is told, at a restart it is said, and neither is the end."""
     leaky = spawn("leaky")
@@ -304,6 +304,8 @@ def test_guard_without_descriptors_or_processes_lives_and_goes_on_when_there_are
     guard.watch(leaky.pid)
     assert guard.hear("unreadable")
     assert "Too many open files" in guard.events[1].detail["reason"]
+    guard.say("keep", file=str(tmp_path / "brake.held"))  # what is needed for that is loaded only now
+    assert guard.hear("misunderstood")
     resource.prlimit(guard.process.pid, resource.RLIMIT_NOFILE, (3, 4096))
     os.kill(guard.desk(), signal.SIGKILL)
     wait_until(lambda: "the desk cannot be started: Too many open files" in guard.log.read_text(), 10, "a word")

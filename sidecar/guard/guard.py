@@ -184,7 +184,7 @@ class Guard:
             self._desk.heard(monotonic())
             try:
                 self._obey(passed, *wire.decode(data))
-            except (ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError) as error:
                 self._record.tell("misunderstood", "", reason=f"{type(error).__name__}: {error}")
             for fd in passed:
                 os.close(fd)
@@ -193,7 +193,7 @@ class Guard:
     def _obey(self, passed: list[int], kind: str, body: dict[str, object]) -> None:
         """One message of the desk, with the descriptors that it has passed on: who keeps one takes it off the list.
 
-        Raises ValueError, TypeError or KeyError if it makes no sense.
+        Raises ValueError, TypeError or KeyError if it makes no sense, OSError where no descriptor is left for it.
         """
         hear = {"hello": partial(self._hello, passed), "beat": self._record.done, "orders": self._orders,
                 "watch": self._watchlist.watch, "unwatch": self._watchlist.unwatch, "told": self._watchlist.told,
