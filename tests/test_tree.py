@@ -133,6 +133,32 @@ def test_growth_of_a_worker_is_counted_in_full(spawn: Callable[..., Program]) ->
     assert {kind: round(mib(after[kind] - before[kind]) / 50, 1) for kind in after} == {"anon": 1, "rss": 1, "pss": 1}
 
 
+def test_glance_says_what_a_whole_reading_would(spawn: Callable[..., Program]) -> None:
+    """Used bytes of this moment: after it has grown, with a worker that comes and grows, and when that one is gone."""
+    program = spawn("prefork")
+    watched = Watched(program.pid)
+    watched.look()
+
+    def glanced() -> float:
+        watched.at += 1.0
+        watched.probe.glance(watched.at, "anon")
+        return mib(watched.probe.used["anon"])
+
+    start, found = glanced(), []
+    program.tell("grow 40")
+    found.append(glanced())
+    worker = program.tell("fork")
+    program.tell(f"worker {worker} grow 50")
+    glanced()
+    found.append(glanced())
+    program.tell(f"kill {worker}")
+    found += [glanced(), glanced()]
+    whole = mib(watched.look()["anon"])
+
+    assert [round((used - start) / 10) for used in found] in ([4, 9, 4, 4], [4, 9, 9, 4])
+    assert found[-1] == pytest.approx(whole, abs=0.5)
+
+
 def test_pages_that_a_worker_makes_its_own_are_found_at_the_next_measurement(spawn: Callable[..., Program]) -> None:
     """The kernel's counters do not move when a page is copied. Near a line nothing is measured."""
     program = spawn("prefork")

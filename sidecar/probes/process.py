@@ -1,9 +1,11 @@
 """Memory and basics of one process from /proc, through files kept open: no instrumentation, nothing asked of it."""
 
+import contextlib
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from sidecar.guard.tree import FILES
 from sidecar.model import Metric, Sample, Target
 from sidecar.probes.series import SeriesOf
 from sidecar.procfs import (
@@ -53,12 +55,20 @@ LIMITS_SECONDS = 60.0
 """How often the limit on descriptors is read anew; the kernel takes its time to print that file."""
 
 
+def _used(texts: Mapping[str, bytes]) -> Iterator[tuple[str, int]]:
+    """(kind, bytes) of all kinds that this kernel tells, from the files of a process."""
+    for kind, (file, _, meaning) in FILES.items():
+        with contextlib.suppress(KeyError):
+            yield kind, meaning(texts[file])
+
+
 class ProcessProbe:
     """The readings of one life of one process. Lives from attach until the process has ended.
 
     Raises OSError where the process is gone or hidden. What alone may be forbidden or absent (io, fd) is left out,
     never zero, and stands in `missing` with its reason; it is tried again, for a process may drop its rights.
-    `kept` are those of its files that somebody else keeps open anyway.
+    `kept` are those of its files that somebody else keeps open anyway. `used` are its bytes at the last reading, by
+    kind, as `Tree.used_bytes` counts those of one process.
     """
 
     name = "process"
@@ -79,13 +89,17 @@ class ProcessProbe:
         self._io: KeptFile | None = None
         self.missing: dict[str, str] = {}
         self.threads = 1
+        self.used: dict[str, int] = {}
+        self._size = b""
         self._refused_at = 0.0
 
     def read(self, at: float) -> list[Sample]:
         """Every reading of this moment. Raises OSError (ESRCH) once the process has ended, reaped or not."""
-        status, statm, stat = self._status.read(), self._statm.read(), parse_stat(self._stat.read())
+        self._size = statm = self._statm.read()  # first: what changes from now on will have changed
+        status, stat = self._status.read(), parse_stat(self._stat.read())
         if stat[0] in (b"Z", b"X"):
             raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
+        self.used = dict(_used({"status": status, "statm": statm}))
         make, self.threads = self._series.sample, int(stat[17])
         samples = [make(RSS, resident_bytes(statm), at), make(VMS, int(statm.split(None, 1)[0]) * PAGE_BYTES, at),
                    make(START, self._start_seconds, at), make(THREADS, self.threads, at)]
@@ -105,6 +119,15 @@ class ProcessProbe:
         samples += [make(metric, int(stat[place]) / unit, at, label, value)
                     for metric, label, value, place, unit in COUNTED]
         return samples + self._guarded(at)
+
+    def resized(self) -> bool:
+        """Whether its sizes are others than when this was last asked, or it was read. Raises OSError (ESRCH).
+
+        statm costs a fifth of status. What it cannot tell are pages swapped out while as many others came, or a change
+        from file to shared memory: these wait for the next reading.
+        """
+        before, self._size = self._size, self._statm.read()
+        return before != self._size
 
     def check(self) -> None:
         """Raise OSError (ESRCH) if the process has ended."""

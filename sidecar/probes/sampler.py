@@ -46,7 +46,8 @@ UNLIMITED = "no memory limit is set on its cgroup, nor on one above as far as ca
 class Attached:
     """The probes of one target's process. Lives as long as that identity; `failed` says what cannot be read, and why.
 
-    `missing` is that of all probes together, and `told` what they said, at the last whole reading.
+    `missing` is that of all probes together, and `told` what they said, at the last whole reading. `shown` are the
+    facts that followed from the `missing` beside them.
     A cgroup that was found once is kept when it cannot be found again: what limits the target is not forgotten
     because it cannot be seen for a while.
     """
@@ -62,6 +63,7 @@ class Attached:
     failed: dict[str, str] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     told: list[Sample] = field(default_factory=list)
+    shown: tuple[Mapping[str, str] | None, Sequence[tuple[Labels, float]]] = None, ()
 
     def look(self, no_agent: str) -> None:
         """Gather why what is not seen is not seen; `no_agent` is the agents' own reason."""
@@ -77,11 +79,14 @@ class Attached:
 
     def facts(self, at: float) -> list[Sample]:
         """Which process it is, and what of it could be seen at the last look."""
-        assert self.target.identity
-        make = self.series.sample
-        return [make(INFO.name, 1.0, at, "pid", str(self.target.identity.pid)),
-                *(make(CAPABILITY.name, float(what not in self.missing), at, "capability", what)
+        if self.shown[0] is not self.missing:
+            assert self.target.identity
+            base = self.target.base
+            self.shown = self.missing, [
+                (series(base, INFO.name, "pid", str(self.target.identity.pid)), 1.0),
+                *((series(base, CAPABILITY.name, "capability", what), float(what not in self.missing))
                   for what in CAPABILITIES)]
+        return [Sample(labels, value, at) for labels, value in self.shown[1]]
 
     def close(self) -> None:
         """Let go of the process; its cgroup may still have something to say."""

@@ -6,8 +6,9 @@ A worker that takes the place of another takes its slot, too: restarts make no n
 import errno
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sidecar.guard.tree import Census, Member, Tree
 from sidecar.model import Metric, Sample, Target
@@ -31,6 +32,11 @@ RELEASE, CPUS = os.uname().release, os.cpu_count() or 1
 MOST_SLOTS = 32
 MAIN = "main"
 KINDS = ("anon", "rss", "pss")
+
+
+@lru_cache(maxsize=64)
+def _error_bytes(threads: int) -> int:
+    return rss_error_bytes(RELEASE, CPUS, threads)
 
 
 @dataclass(slots=True)
@@ -62,6 +68,8 @@ class TreeProbe:
         self.slots: dict[str, Slot] = {}
         self._target = target
         self._proc = proc
+        self._census = census
+        self._alone = False
         self._series = SeriesOf(target.base)
         self._tree = Tree(target.identity.pid, KINDS, census, skip, proc)
         self._check()
@@ -81,8 +89,8 @@ class TreeProbe:
         self.sharing.step(at, calm)
         samples = [sample for slot in list(self.slots.values()) for sample in self._read_slot(slot, at)]
         self._sum_up()
-        self.error_bytes = sum(rss_error_bytes(RELEASE, CPUS, slot.process.threads) for slot in self.slots.values())
-        self.error_bytes += max(0, len(self._tree.members) - len(self.slots)) * rss_error_bytes(RELEASE, CPUS, 1)
+        self.error_bytes = sum(_error_bytes(slot.process.threads) for slot in self.slots.values())
+        self.error_bytes += max(0, len(self._tree.members) - len(self.slots)) * _error_bytes(1)
         make = self._series.sample
         samples += [make(RESTARTS, count, at, "process", label) for label, count in self._restarts.items()]
         samples += [make(ERROR, self.error_bytes, at), make(PROCESSES, self._tree.count, at),
@@ -94,10 +102,28 @@ class TreeProbe:
 
     def glance(self, at: float, kind: str) -> list[Sample]:
         """Bring `used` up to date, of one kind that could be read the last time. Raises like `read`."""
-        self._tree.update(at)
-        if kind in self.used:
+        known, self._alone = self._alone, self._stays_alone(at)
+        if not self._alone:
+            self._tree.update(at)
+        if kind in self.used and (self.slots[MAIN].process.resized() or not (known and self._alone)):
             self.used = {kind: self._tree.used_bytes(kind)}
         return []
+
+    def _stays_alone(self, at: float) -> bool:
+        """Whether it was one process, and still has no child: then there is nobody to look for."""
+        if self._tree.count > 1 or len(self._tree.members) > 1:
+            return False
+        if self._census is None:
+            return True
+        self._census.update(at)
+        return self._tree.pid not in self._census.children
+
+    def _used_bytes(self, kind: str) -> int:
+        """What all use together; of one process that has just been read it is known. Raises KeyError."""
+        main, read = self._tree.members[self._tree.pid], self.slots[MAIN].process.used
+        if not self._alone or any(main.shared.values()) or kind not in read:
+            return self._tree.used_bytes(kind)
+        return read[kind]
 
     def _read_slot(self, slot: Slot, at: float) -> list[Sample]:
         try:
@@ -110,10 +136,11 @@ class TreeProbe:
 
     def _sum_up(self) -> None:
         """Used bytes of all processes, and what cannot be known of them."""
+        self._alone = self._tree.count == len(self._tree.members) == 1
         self.used, self.missing = {}, dict(self.slots[MAIN].process.missing)
         for kind in KINDS:
             try:
-                self.used[kind] = self._tree.used_bytes(kind)
+                self.used[kind] = self._used_bytes(kind)
             except KeyError as error:
                 self.missing[kind] = f"no {error.args[0]} in {self._proc}/{self._tree.pid}/status"
         if self.sharing.unsure:
@@ -130,6 +157,12 @@ class TreeProbe:
     def _seat(self) -> None:
         """Give each process a slot: the oldest first, the lowest that is free, for as long as it lives."""
         present = {(pid, member.start_time_ticks): member for pid, member in self._tree.members.items()}
+        if present.keys() != self._slot_of.keys():
+            self._change_seats(present)
+        for key, label in self._slot_of.items():
+            self.slots[label].stack = present[key].stack
+
+    def _change_seats(self, present: Mapping[tuple[int, int], Member]) -> None:
         for key, label in list(self._slot_of.items()):
             if key not in present:
                 self._leave(label)
@@ -137,8 +170,6 @@ class TreeProbe:
             label = MAIN if key[0] == self._tree.pid else next(self._free(), "")
             if label:
                 self._join(label, present[key], key)
-        for key, label in self._slot_of.items():
-            self.slots[label].stack = present[key].stack
 
     def _free(self) -> Iterator[str]:
         return (label for n in range(MOST_SLOTS - 1) if (label := f"worker-{n}") not in self.slots)
