@@ -64,6 +64,15 @@ NOW = [
         "fleet.md#notifications-failing",
     ),
     listing("Versions", "What runs where.", "rag_sidecar_build_info{$S}", shape=(12, 6)),
+    stat(
+        "What keeps the guards at work",
+        "Whether every guard goes before other programs, is killed last and stays in memory when memory is short. "
+        "docs/guard.md says what it takes. Only a Prometheus has it.",
+        "short",
+        Query("min by (kind) (rag_sidecar_guard_protection{$S})", "{{kind}}"),
+        shape=(24, 4),
+        words=((0, "no", PREVENTIVE), (1, "yes", GOOD)),
+    ),
     table(
         "Configuration and restarts",
         "Since when the configuration is in force, and how often the desk was started.",
@@ -131,7 +140,8 @@ PACE = [
 RULES = [
     table(
         "Groups of rules",
-        "Each group: how many rules, how far its evaluations lie apart, how long the last one took and when it was.",
+        "Each group: how many rules, how far its evaluations lie apart, how long the last one took and when it was. "
+        "Only a Prometheus has them.",
         [
             Column("Rules", "max by (instance, file, group) (rag_sidecar_rule_group_rules{$S})"),
             Column("Every", "max by (instance, file, group) (rag_sidecar_rule_group_interval_seconds{$S})", "s"),

@@ -19,9 +19,6 @@ from sidecar.promql.parse import parse
 from sidecar.promql.tree import VectorSelector, walk
 
 NAMES = ("overview", "target", "actions", "sidecar")
-LEFT_OUT = {"rag_sidecar_guard_protection": "rag-sidecar doctor tells the same, with what would help"}
-"""Metrics that no dashboard shows → why."""
-
 
 def read(name: str) -> Any:
     """A dashboard as it is committed."""
@@ -94,12 +91,11 @@ def test_every_rule_bites(rule: Callable[[Json], Iterator[str]]) -> None:
 
 
 def test_every_metric_is_on_a_dashboard() -> None:
-    """Whatever /metrics has can be looked at, but for what is left out here with its reason."""
+    """Whatever /metrics has can be looked at."""
     shown = {family(node.name) for name in NAMES for asked in queries(read(name)) for node in walk(asked.expr)
              if isinstance(node, VectorSelector)}
 
-    assert set(METRICS) - shown - set(LEFT_OUT) == set()
-    assert shown & set(LEFT_OUT) == set()
+    assert set(METRICS) - shown == set()
     assert set(METRICS) <= set(labels_of())
 
 
