@@ -245,14 +245,31 @@ def renamed(value: Any, name: str, new: str) -> Any:
 @pytest.mark.parametrize("service", ["api", "my.rag-app_2"])
 def test_override_is_the_one_of_the_repository(init: Init, flags: tuple[str, ...], file: str, service: str) -> None:
     """Beside a service of any name stands what is tested in the repository's own Compose files, word by word."""
-    init("compose", "--service", service, "--user", "1000:1001", "--image", "example.org/rag-sidecar:9", *flags)
+    init("compose", "--service", service, "--image", "example.org/rag-sidecar:9", *flags)
     committed = yaml.safe_load((test_compose.COMPOSE / file).read_text())
     for each in committed["services"].values():
         if "image" in each:
-            each.update(user="1000:1001", image="example.org/rag-sidecar:9")
+            each["image"] = "example.org/rag-sidecar:9"
 
     assert yaml.safe_load(Path(file).read_text()) == renamed(committed, "rag", service)
     assert sorted(path.name for path in Path().iterdir()) == ["rag-sidecar", file]
+
+
+@pytest.mark.parametrize("flags", [(), ("--holder",)])
+def test_another_user_keeps_the_state_in_a_folder_of_his(init: Init, flags: tuple[str, ...]) -> None:
+    """A new volume belongs to the image's user; whoever else the sidecar runs as is told to make a folder."""
+    os.mkdir("stack")
+    Path("stack/docker-compose.yml").touch()
+    said = init("compose", "stack", "--user", "1000:1001", *flags)
+    (path,) = Path("stack").glob("sidecar*.yml")
+    file = yaml.safe_load(path.read_text())
+    own = {name: service for name, service in file["services"].items() if "image" in service}
+
+    assert {service["user"] for service in own.values()} == {"1000:1001"}
+    assert "./rag-sidecar-state:/var/lib/rag-sidecar" in own["rag-sidecar"]["volumes"]
+    assert "volumes" not in file
+    assert "install -d -o 1000 -g 1001 -m 700 stack/rag-sidecar-state " in said
+    assert f"docker compose -f stack/docker-compose.yml -f {path} up -d" in said
 
 
 @pytest.mark.parametrize("flags", [(), ("--holder",)])
