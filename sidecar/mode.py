@@ -43,9 +43,9 @@ class Modes:
         """The target is not there: when it comes again it begins as normal."""
         self._modes.pop(target, None)
 
-    def of(self, target: str) -> Mode | None:
-        """The mode as it was last found; None of a target that is not there."""
-        return self._modes.get(target)
+    def found(self) -> Mapping[str, Mode]:
+        """The modes as they were last found, of the targets that are there: a copy."""
+        return dict(self._modes)
 
     def samples(self, bases: Mapping[str, Labels], at: float, spared: Collection[str] = ()) -> list[Sample]:
         """Three series of each target whose mode is known, at Unix time `at`; `bases` are their labels by name.

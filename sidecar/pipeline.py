@@ -33,17 +33,18 @@ from sidecar.pipeline_journal import Keeping, page, restore_actions
 from sidecar.pipeline_live import Live
 from sidecar.pipeline_pace import Pace
 from sidecar.pipeline_past import Past
+from sidecar.pipeline_shown import Left, ModeStatuses, Statuses
 from sidecar.pipeline_thresholds import Lines
 from sidecar.probes.sampler import Readings, Sampler
 from sidecar.procfs import CLOCK_TICKS, Identity
 from sidecar.promql.evaluate import Query
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps, finish
+from sidecar.promql.steps import Steps, finish
 from sidecar.rules.group import Group
 from sidecar.rules.source import Source
 from sidecar.said import Said
 from sidecar.store import Store
 from sidecar.thresholds import Wanted
-from sidecar.web.view import Families, ModeStatus, Snapshot, TargetStatus, View
+from sidecar.web.view import Families, Snapshot, View
 
 log = logging.getLogger("sidecar")
 
@@ -128,11 +129,11 @@ class Pipeline:
         bases = {name: known.lines.basis for name, known in self.lines.known.items()}
         readings = await self._pace.through(stages.sampler.steps(targets, now, self._near, bases))
         seen = await self._pace.through(self._seen(targets, readings, now))
-        self._live.take(seen, now)
+        await self._pace.through(self._live.take(seen, now))
         self.acting.judge(policy, now, targets)
         counted = await self._pace.through(self._counted(readings, now))
-        self._live.take(counted, now)
-        self._live.end(now)
+        await self._pace.through(self._live.take(counted, now))
+        await self._pace.through(self._live.end(now))
         for group in stages.groups:
             slot = group.due(now)
             if slot is not None:
@@ -152,7 +153,7 @@ class Pipeline:
         self._last = now
         self.vitals.note(monotonic() - begun, late_seconds)
         shown = Families(lambda: families(chain(seen, counted, self.vitals.of_groups(stages.groups, now))))
-        await self._pace.through(self._publishing(shown, alerts, readings))
+        self._publish(shown, alerts, readings)
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
         """Before the first tick: go on from the journal, and from what a guard that was killed had left to tell.
@@ -314,22 +315,10 @@ class Pipeline:
                 crashes=crashes))
         return found
 
-    def _publishing(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> Steps[None]:
-        """Show what people and Prometheus see until the next tick, in pieces."""
+    def _publish(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> None:
+        """Show what people and Prometheus see until the next tick."""
         why = self.acting.explain()
-        statuses, modes = [], {}
-        for number, subject in enumerate(self._subjects_now, 1):
-            if number % ELEMENTS_A_PIECE == 0:
-                yield
-            known, used_bytes = self.lines.known.get(subject.name), self._used_now.get(subject.name)
-            main, critical = (known.lines.main, known.lines.critical) if known else (None, None)
-            statuses.append(TargetStatus(
-                subject.name, subject.up, used_bytes, main.size_bytes if main else None,
-                critical.size_bytes if critical else None,
-                known.override.until if known and known.override else None))
-            if mode := self._modes.of(subject.name):
-                modes[subject.name] = ModeStatus(mode, used_bytes, known.limit_bytes if known else None)
+        left = Left(self._subjects_now, dict(self.lines.known), self._used_now, self._modes.found())
         self._stages.view.snapshot = Snapshot(
-            self.vitals.ticks, "", shown, statuses, alerts,
-            Shown(self._stages.ledger.attempts()), why["decisions"], why["incidents"],
-            modes, readings.sights)
+            self.vitals.ticks, "", shown, Statuses(left), alerts, Shown(self._stages.ledger.attempts()),
+            why["decisions"], why["incidents"], ModeStatuses(left), readings.sights)

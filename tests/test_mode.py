@@ -69,10 +69,10 @@ def test_mode_is_a_series_of_each_target() -> None:
     assert shown == {("a", "normal"): 0, ("a", "cautious"): 0, ("a", "degraded"): 1,
                      ("b", "normal"): 1, ("b", "cautious"): 0, ("b", "degraded"): 0}
     assert all(sample.labels["__name__"] == "rag_mode" and sample.at == 5.0 for sample in modes.samples(bases, 5.0))
-    assert modes.of("a") == "degraded"
+    assert modes.found()["a"] == "degraded"
     modes.forget("a")
     assert {sample.labels["target"] for sample in modes.samples(bases, 5.0)} == {"b"}
-    assert modes.of("a") is None
+    assert "a" not in modes.found()
     assert modes.update("a", 445 * MIB, LIMIT, 0, 0) == "cautious"
 
 
