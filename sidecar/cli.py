@@ -40,6 +40,7 @@ examples:
   rag-sidecar run --pid 4242                 watch and judge, nothing is done
   rag-sidecar run --config.file sidecar.yml  watch, judge, and clean up
   rag-sidecar run -- python rag.py           start a program and watch it
+  rag-sidecar init config                    a sidecar.yml to begin with
   rag-sidecar check config sidecar.yml       what would be used, and from where
   rag-sidecar query rag_memory_used_bytes    ask a running sidecar in PromQL
   rag-sidecar explain RagMemoryMain          why an alert fires, waits or not
