@@ -55,6 +55,7 @@ examples:
   rag-sidecar check rules my-rules.yml       mistakes and lint
   rag-sidecar check web-config web.yml       --web.config.file, certificates
   rag-sidecar check healthy                  whether the one here answers
+  rag-sidecar check ready                    and whether it watches by now
 
 Exit codes: 0 fine, 1 mistakes, 3 only lint of rules. docs/configuration.md
 """,

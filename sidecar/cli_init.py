@@ -27,7 +27,7 @@ examples:
   rag-sidecar init config --match 'gunicorn app' --memory.critical 2GiB
   rag-sidecar init systemd --user rag           ./rag-sidecar.service
   rag-sidecar init compose --service api        into the folder of compose.yaml
-  rag-sidecar init prometheus ./monitoring      and an Alertmanager, and the rules
+  rag-sidecar init prometheus mon               an Alertmanager, and the rules
   rag-sidecar init dashboards --sidecar rag-1:11611
   rag-sidecar init systemd --print | less       write nothing
 
