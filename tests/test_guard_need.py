@@ -22,6 +22,8 @@ from sidecars import MIB, Sidecar, config, running_sidecar
 from sidecar.procfs import anon_bytes
 
 LIMIT = 256 * MIB
+BARE = "prlimit", "--memlock=65536", "setpriv", "--bounding-set=-all", "--inh-caps=-all"
+"""What stands behind it runs as this user, who may do nothing that others may not."""
 PIDS = Path("/sys/fs/cgroup/pids")
 SPARE = 24 * MIB
 """Less than a desk takes, and more than a guard."""
@@ -65,13 +67,14 @@ def anonymous_bytes(pid: int) -> int:
 
 
 @limited
+@pytest.mark.parametrize("bare", [(), BARE], ids=["with its memory locked", "without any privilege"])
 def test_full_cgroup_of_its_own_keeps_the_guard_from_nothing(
-    tmp_path: Path, room: Room, endless: str, spawn: Callable[..., Target]
+    tmp_path: Path, room: Room, endless: str, spawn: Callable[..., Target], bare: tuple[str, ...]
 ) -> None:
     """While each page that the guard or the desk takes must be wrung from the page cache, the order arrives."""
     target, port = spawn("leaky", "--handle", "SIGUSR1"), free_port()
     file = config(port, tmp_path / "state", [by_signal("t", target.pid)])
-    with running_sidecar(tmp_path, file=file, port=port, within=entering(room.path)) as sidecar:
+    with running_sidecar(tmp_path, file=file, port=port, within=[*entering(room.path), *bare]) as sidecar:
         in_force(sidecar)
         taken = sum(anonymous_bytes(int(pid)) for pid in (room.path / "cgroup.procs").read_text().split())
         neighbour = room.start("leaky", "--read", endless)
