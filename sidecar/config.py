@@ -106,15 +106,15 @@ def load(file: Path | None, env: Mapping[str, str], overrides: Overrides) -> Set
                              f"{FLAGS['storage_path'].flag} DIRECTORY")
     if problems or storage is None:
         raise ConfigError(problems, help=HELP)
-    spoken = spoken_of(targets, overrides, flags, note)
     settings = _settings(document, flags, storage, seconds)
     return replace(
         settings,
         targets=targets, rules=rules, web=replace(settings.web, token=token), watched=_watched(file, document),
         warnings=tuple(warnings(targets, settings, bool(sizes))), docker_host=_engine(document, targets, env),
         origins={
+            **({"docker.host": ENGINE} if env.get(ENGINE) else {}),
             **{where: f"{reader.file}:{place.line}" for where, place in reader.places.items()},
-            **dict(origins(spoken, len(targets), flags, sizes)),
+            **dict(origins(spoken_of(targets, overrides, flags, note), len(targets), flags, sizes)),
             **{f"actions.every.{cleanup}": PERIODS[cleanup] for cleanup in seconds},
         })
 

@@ -340,10 +340,12 @@ def test_sidecars_are_never_targets(programs: Programs, word: str, tmp_path: Pat
     fake.mkdir()
     (fake / "__init__.py").touch()
     (fake / "__main__.py").write_text(WAIT)
+    (fake / "part.py").write_text(WAIT)
     script = tmp_path / "rag-sidecar"
     script.write_text(f"#!{sys.executable}\n{WAIT}\n")
     script.chmod(0o755)
     programs.start(sys.executable, "-m", "sidecar", "run", "--match", word, cwd=tmp_path)
+    programs.start(sys.executable, "-m", "sidecar.part", word, cwd=tmp_path)
     programs.start(str(script), "top", "--match", word)
     assert by_line(word) is None
     guarded = programs.python(word)

@@ -379,16 +379,18 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
 
 def test_where_the_engine_listens(tmp_path: Path) -> None:
     """The file says it, else DOCKER_HOST, else it is the usual socket; without such a target nobody asks."""
-    def shown(file: str, host: str = "") -> str:
+    def shown(file: str, host: str = "") -> tuple[str, str] | None:
         (tmp_path / "sidecar.yml").write_text(file)
         env = {"HOME": str(tmp_path), "DOCKER_HOST": host}
-        return dict(row[:2] for row in rows(load(tmp_path / "sidecar.yml", env, Overrides()))).get("docker.host", "")
+        found = {row.key: (row.value, row.origin) for row in rows(load(tmp_path / "sidecar.yml", env, Overrides()))}
+        return found.get("docker.host")
 
     file = "targets: [{name: rag, match: {docker: {service: rag, project: shop}}}]\n"
-    assert shown(file) == "unix:///var/run/docker.sock"
-    assert shown(file, "tcp://127.0.0.1:2375") == "tcp://127.0.0.1:2375"
-    assert shown(file + "docker: {host: 'unix:///run/podman.sock'}\n", "tcp://[::1]:1") == "unix:///run/podman.sock"
-    assert shown("targets: [{name: rag, match: {pid: 1}}]\n", "ssh://me@there") == ""
+    said = "docker: {host: 'unix:///run/podman.sock'}\n"
+    assert shown(file) == ("unix:///var/run/docker.sock", "default")
+    assert shown(file, "tcp://127.0.0.1:2375") == ("tcp://127.0.0.1:2375", "DOCKER_HOST")
+    assert shown(file + said, "tcp://[::1]:1") == ("unix:///run/podman.sock", f"{tmp_path}/sidecar.yml:2")
+    assert shown("targets: [{name: rag, match: {pid: 1}}]\n", "ssh://me@there") is None
     with pytest.raises(ConfigError, match="environment: DOCKER_HOST: 'ssh://there' is not the address"):
         shown(file, "ssh://me@there")
 

@@ -109,9 +109,10 @@ def by_cmdline(pattern: re.Pattern[str], not_these: Collection[int], among: Iter
 
 
 def _is_sidecar(words: Sequence[str]) -> bool:
-    """Whether this is the command line of a sidecar, started by its script or as a module."""
+    """Whether this is the command line of a sidecar or of one of its parts, started by its script or as a module."""
     first = words[:5]
-    return ("-m", "sidecar") in pairwise(first) or any(word.rpartition("/")[2] == "rag-sidecar" for word in first)
+    return any(word.rpartition("/")[2] == "rag-sidecar" or (before == "-m" and word.partition(".")[0] == "sidecar")
+               for before, word in pairwise(["", *first]))
 
 
 def ourselves() -> frozenset[int]:
