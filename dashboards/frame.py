@@ -49,7 +49,7 @@ def _variables(docs: str) -> list[Json]:
 
 def _variable(name: str, label: str, query: str, about: str) -> Json:
     return {"name": name, "label": label, "description": about, "type": "query", "datasource": SOURCE,
-            "definition": query, "query": {"qryType": 1, "query": query, "refId": f"variable-{name}"}, "regex": "",
+            "query": {"qryType": 1, "query": query, "refId": f"variable-{name}"}, "regex": "",
             "hide": 0, "refresh": 2, "sort": 1, "multi": True, "includeAll": True, "allValue": ".+",
             "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "options": []}
 

@@ -423,6 +423,7 @@ class _Recording(BaseHTTPRequestHandler):
 
 if __name__ == "__main__":
     import browser  # they import this file by its name
+    import grafana_types
     import newer_prometheus
     import pythons
 
@@ -432,6 +433,7 @@ if __name__ == "__main__":
         print(browser.find()[0])
         print(pythons.fetched(pythons.MUST))
         print(newer_prometheus.find())
+        print(grafana_types.find())
     except (NoServer, pythons.servers.NoServer) as error:
         print(f"{error}\nThe tests that need it {'fail' if must_have() else 'are skipped'}.", file=sys.stderr)
         sys.exit(must_have())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grafana_types
 import pytest
 import servers
 import yaml
@@ -142,3 +143,29 @@ def test_grafana_is_told_of_both_sources_and_of_the_folder() -> None:
     assert [one["isDefault"] for one in found.values() if "isDefault" in one] == [True]
     (provider,) = yaml.safe_load((FOLDER / "provisioning/dashboards/rag-sidecar.yml").read_text())["providers"]
     assert (provider["allowUiUpdates"], provider["disableDeletion"], provider["folder"]) == (False, True, "RAG memory")
+
+
+MISSPELT: dict[str, Callable[[Json], Any]] = {  # what Grafana would silently leave out, or not draw
+    "option": lambda board: _used(board)["options"]["legend"].update(showLegnd=True),
+    "member": lambda board: _used(board)["fieldConfig"]["defaults"]["custom"].update(drawStyle="lines"),
+    "field": lambda board: _used(board)["fieldConfig"]["defaults"].update(unti="bytes"),
+    "query": lambda board: _used(board)["targets"][0].update(legendFmt="{{target}}"),
+    "threshold": lambda board: _used(board)["fieldConfig"]["defaults"]["thresholds"]["steps"][0].pop("value"),
+    "property": lambda board: _used(board)["fieldConfig"]["overrides"][0]["properties"].append({"id": "custom.dash"}),
+    "panel": lambda board: _used(board).update(type="graph"),
+    "variable": lambda board: board["templating"]["list"][1].update(refresh=7),
+    "mark": lambda board: board["annotations"]["list"][0].update(expression="ALERTS"),
+    "link": lambda board: board["links"][0].update(type="dashboard"),
+}
+
+
+def test_grafana_knows_every_key(tmp_path: Path) -> None:
+    """By Grafana's own types a dashboard has what it must have, and no key or word that Grafana does not know."""
+    boards = {name: read(name) for name in NAMES}
+    for name, misspell in MISSPELT.items():
+        boards[name] = copy.deepcopy(boards["overview"])
+        misspell(boards[name])
+
+    found = grafana_types.faults(boards, tmp_path)
+    assert {name: found[name] for name in NAMES} == {name: [] for name in NAMES}
+    assert [name for name in MISSPELT if not found[name]] == []
