@@ -9,7 +9,7 @@ TORCH := .venv-torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help venv demo test test-torch lint servers bench clean
+.PHONY: help venv demo test test-torch test-stack lint servers bench clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -27,6 +27,10 @@ test: $(VENV)/.dev servers  ## lint, types and every test, against real servers;
 
 test-torch: $(TORCH)/.made  ## the agent beside a real model; fetches torch into .venv-torch, 1.5 GB, and takes some minutes
 	@$(TORCH)/bin/python -m pytest tests/torch -v -rP $(ARGS)
+
+test-stack: $(VENV)/.dev  ## the Compose file on a container engine, all in namespaces of its own; root, some minutes
+	@PYTHONPATH=tests $(BIN)/python -m stack.packages
+	@STACK=1 unshare --net --mount --pid --fork --kill-child --mount-proc $(BIN)/python -m pytest tests/stack -v $(ARGS)
 
 lint: $(VENV)/.dev  ## style and types alone
 	@$(BIN)/ruff check .
