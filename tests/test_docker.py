@@ -346,6 +346,37 @@ def test_other_wishes_take_effect(engine: Engine) -> None:
     on_a_desk(reloads)
 
 
+def test_the_program_that_asks_is_started_again(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever kills it, or starves it of memory, is told, and containers are followed on."""
+    async def dies(desk: Desk) -> None:
+        engine.run("rag", 7)
+        with listening(engine):
+            desk.change(engine.host, {"rag": ByDocker(container="rag")})
+            await until(lambda: isinstance(desk.find("rag"), Container), "the container")
+            [first] = children()
+            os.kill(int(first), signal.SIGKILL)
+            await until(lambda: desk.trouble, "its end")
+            await until(lambda: not desk.trouble and children() not in ([], [first]), "the next one")
+
+    on_a_desk(dies)
+    assert [each.trouble for each in caplog.records if each.msg == "docker"] == [
+        "the program that asks the Docker engine has ended with -9"]
+
+
+def test_without_the_sdk_it_is_said(tmp_path: Path) -> None:
+    """An installation without Docker's package for Python runs, and says what to install."""
+    (tmp_path / "docker.py").write_text("raise ImportError('No module named docker')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from sidecar.discovery.docker import main; main()"
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdin
+        process.stdin.write(b'{"host": "unix:///nowhere", "wanted": {}}\n')
+        process.stdin.flush()
+        assert "pip install docker" in json.loads(read_line(process, "what it says"))["trouble"]
+    finally:
+        end(process)
+
+
 def children() -> list[str]:
     """The children of this process that ask an engine."""
     found = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()

@@ -37,7 +37,11 @@ Wanted = Mapping[str, Any]
 
 
 class Trouble(Exception):
-    """The engine cannot be asked, or no longer; the message says why."""
+    """The engine cannot be asked, or no longer; the message says why. `served`: it had answered everything before."""
+
+    def __init__(self, why: str, *, served: bool = False) -> None:
+        super().__init__(why)
+        self.served = served
 
 
 def container_of(answer: Any, others: int = 0, seen: Exit | None = None) -> Container:
@@ -132,7 +136,7 @@ class Changes:
         with self._news:
             self._news.wait_for(lambda: self._changed or self._over, seconds)
             if self._over:
-                raise Trouble(self._over)
+                raise Trouble(self._over, served=True)
             found, self._changed = sorted(self._changed), set()
             return found or sorted(self._wanted)
 
@@ -266,19 +270,18 @@ def main() -> int:
     logging.disable()  # what the libraries remark about a connection is told as trouble
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    pause = FIRST_PAUSE_SECONDS
+    pause = 0.0
     while True:
         try:
             client, version = meet(asked["host"])
             tell(engine=version)
-            pause = FIRST_PAUSE_SECONDS
             follow(client, asked["wanted"])
         except Trouble as trouble:
             tell(trouble=str(trouble))
+            pause = max(FIRST_PAUSE_SECONDS, 0.0 if trouble.served else min(2 * pause, LONGEST_PAUSE_SECONDS))
         except MemoryError:
             return os.EX_SOFTWARE
         threading.Event().wait(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 if __name__ == "__main__":

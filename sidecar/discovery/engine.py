@@ -16,6 +16,7 @@ from typing import Any
 
 from sidecar.discovery.container import UP, Container, Exit, first_process
 from sidecar.discovery.match import ByDocker
+from sidecar.errors import printable
 from sidecar.model import Labels, Sample, series
 
 log = logging.getLogger(__name__)
@@ -123,6 +124,9 @@ class Engine:
                     lines += 1
             finally:
                 transport.close()
+        except (ValueError, TypeError, KeyError) as error:
+            self._say(f"the program that asks the Docker engine says what is not understood: {printable(str(error))}")
+            return False
         finally:
             end(program)
         self._say(f"the program that asks the Docker engine has ended with {program.returncode}")
