@@ -202,6 +202,9 @@ TREND = [
         Query(OF_CRITICAL, "{{target}}"),
         shape=(12, 8),
     ),
+]
+
+MORE = [
     timeline(
         "Mode",
         "What the sidecar tells each program about itself: cautious and degraded ask it to shed work.",
@@ -215,9 +218,6 @@ TREND = [
         Query("sum by (target, device) (rag_torch_reserved_bytes{$T})", "{{target}} {{device}}"),
         shape=(12, 6),
     ),
-]
-
-MACHINE = [
     timeseries(
         "Memory of the machine",
         "What the kernel says of the whole machine; available is what can be had without swapping. In a container it "
@@ -246,5 +246,5 @@ ROWS = [
     Row("What is eating memory?", EATING),
     Row("Did the cleanups help?", HELPED),
     Row("Trend", TREND),
-    Row("The machine", MACHINE, folded=True),
+    Row("Modes, devices and the machine", MORE, folded=True),
 ]

@@ -11,6 +11,7 @@ from test_docs import is_broken
 from sidecar.pipeline_families import METRICS
 from sidecar.promql.parse import parse
 from sidecar.promql.tree import Aggregate, Call, Expr, MatrixSelector, VectorSelector, walk
+from sidecar.web.query import WAITING
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "dashboards"
@@ -264,6 +265,17 @@ def draws_no_lines_of_its_own(board: Json) -> Iterator[str]:
             yield panel["title"]
 
 
+def asks_no_more_than_a_sidecar_takes(board: Json) -> Iterator[str]:
+    """What is asked when a dashboard is opened fits into a sidecar's queue: folded rows wait until they are opened."""
+    counts = {"opened": len(board["annotations"]["list"])}
+    for panel in board["panels"]:
+        if panel["type"] == "row":
+            counts[panel["title"]] = sum(len(inner["targets"]) for inner in panel["panels"])
+        else:
+            counts["opened"] += len(panel["targets"])
+    yield from (f"{what}: {count} queries" for what, count in counts.items() if count > WAITING)
+
+
 def leads_somewhere(board: Json) -> Iterator[str]:
     """Links lead to dashboards and to headings of docs/ that exist, and keep time and choice."""
     together, *others = board["links"]
@@ -281,4 +293,5 @@ def leads_somewhere(board: Json) -> Iterator[str]:
 
 RULES = (is_one_of_ours, has_the_variables, marks_what_happened, is_laid_out, says_what_it_shows, has_units,
          asks_the_chosen_source, asks_for_the_chosen, asks_for_what_there_is, rates_follow_the_zoom,
-         counters_are_not_shown_bare, colours_mean_something, draws_no_lines_of_its_own, leads_somewhere)
+         counters_are_not_shown_bare, colours_mean_something, draws_no_lines_of_its_own,
+         asks_no_more_than_a_sidecar_takes, leads_somewhere)

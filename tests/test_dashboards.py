@@ -78,6 +78,7 @@ BREAKS: dict[str, Callable[[Json], Any]] = {  # rule -> what makes the overview 
     "colours_mean_something": lambda board: _used(board)["fieldConfig"]["overrides"].pop(0),
     "draws_no_lines_of_its_own": lambda board: _used(board)["fieldConfig"]["defaults"]["thresholds"]["steps"].append(
         {"color": "red", "value": 1e9}),
+    "asks_no_more_than_a_sidecar_takes": lambda board: _used(board)["targets"].append(_used(board)["targets"][0]),
     "leads_somewhere": lambda board: _panel(board, "Parked")["links"][0].update(url="${docs}/runbooks/fleet.md#none"),
 }
 

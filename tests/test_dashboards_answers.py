@@ -5,9 +5,11 @@ import math
 import re
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,10 +181,30 @@ def of_the_same_samples(said: list[Said], sidecar: Sidecar, tmp_path: Path, at: 
                            for url in (sidecar.url, prometheus.url)] for one in asked}
 
 
+def opened(name: str, sidecar: Sidecar, at: float) -> list[int]:
+    """The status of each answer when a dashboard is opened: everything that is not folded is asked at the same time."""
+    board = read(name)
+    targets = [target for panel in board["panels"] if panel["type"] != "row" for target in panel["targets"]]
+    exprs = [target["expr"] for target in [*targets, *(mark["target"] for mark in board["annotations"]["list"])]]
+
+    def status(expr: str) -> int:
+        given = {"query": expanded(expr, rate="1m"), "start": at - 3600, "end": at, "step": 15}
+        try:
+            with urllib.request.urlopen(f"{sidecar.url}/api/v1/query_range?{urllib.parse.urlencode(given)}",
+                                        timeout=30) as got:
+                return int(got.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with ThreadPoolExecutor(len(exprs)) as browser:
+        return list(browser.map(status, exprs))
+
+
 class Scene(NamedTuple):
     """What was said, what variables offer, and which metrics there were."""
 
     said: list[Said]
+    opened: dict[str, list[int]]
     same_samples: dict[str, list[Answer]]
     variables: dict[str, tuple[Any, Any]]
     marks: dict[str, list[Answer]]
@@ -210,7 +232,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         live(target, sidecar, prometheus)
         at = moment(prometheus)
         said = list(listen(sidecar, prometheus, at))
-        yield Scene(said, of_the_same_samples(said, sidecar, tmp_path, at), offered(sidecar, prometheus),
+        statuses = {name: opened(name, sidecar, at) for name in NAMES}
+        yield Scene(said, statuses, of_the_same_samples(said, sidecar, tmp_path, at), offered(sidecar, prometheus),
                     marked(sidecar, prometheus, at),
                     {line.split("{")[0].split(" ")[0] for line in sidecar.get("/metrics").splitlines()})
 
@@ -281,6 +304,13 @@ def test_what_looks_back_is_the_same_of_the_same_samples(scene: Scene) -> None:
         for labels, (value,) in ours.items():
             (other,) = theirs[labels]
             assert math.isclose(value, other, rel_tol=1e-9) or (math.isnan(value) and math.isnan(other)), (expr, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sidecar_answers_a_whole_dashboard_at_once(scene: Scene, name: str) -> None:
+    """Opened over an hour, with a sidecar as the source, a dashboard gets all its answers: no query is turned away."""
+    assert scene.opened[name]
+    assert set(scene.opened[name]) == {200}
 
 
 def test_variables_offer_the_same(scene: Scene) -> None:
