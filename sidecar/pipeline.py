@@ -143,14 +143,17 @@ class Pipeline:
         stages.journal.note(await self._pace.through(
             page(stages.groups, targets, now, stages.notifier.hearing(), self._used_now)))
         self._subjects_now = self.by_hand.subjects = self._subjects(targets, readings, now)
+        await self._pace.rest()
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         await self._pace.through(self.acting.steps(policy, self._subjects_now, gates, now))
         self.lines.acted()
         self.by_hand.work(now)
         self._keeping.keep()
         stages.dispatch.beat(stages.journal.marked)
+        await self._pace.rest()
         stages.store.truncate(now)
         self._last = now
+        await self._pace.rest()
         self.vitals.note(monotonic() - begun, late_seconds)
         shown = Families(lambda: families(chain(seen, counted, self.vitals.of_groups(stages.groups, now))))
         self._publish(shown, alerts, readings)
@@ -266,9 +269,8 @@ class Pipeline:
                              stages.dispatch)
         self._lines_said.keep(self._plans)
         lines_now = {name: known.lines for name, known in self.lines.known.items()}
-        yield
-        return samples + follow(self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases,
-                                now)
+        return samples + (yield from follow(
+            self._modes, stages.sampler.agents, readings, self._used_now, lines_now, self._bases, now))
 
     def _have_watched(self, target: Target, kind: thresholds.Basis) -> None:
         """The guard holds the process, and reads used bytes as we do; what it cannot see itself it is told."""
@@ -286,6 +288,7 @@ class Pipeline:
     def _counted(self, readings: Readings, now: float) -> Steps[list[Sample]]:
         """What the stages count. Of targets that were only glanced at, cleanups are counted at their next turn."""
         stages, spared = self._stages, readings.glanced
+        yield
         samples = stages.roster.samples(now, spared)
         yield
         samples += stages.ledger.samples(self._bases.values(), now, spared)
@@ -303,8 +306,9 @@ class Pipeline:
             plan, used = self._plans[target.name], readings.used.get(target.name)
             known = self.lines.known.get(target.name)
             ticks = target.identity.start_time_ticks if target.identity else 0
-            mode, ways = self._permits.of(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
-            hand_over(agents, dispatch, target.name, mode, ways)
+            mode, ways, linked = self._permits.of(agents, target.name, plan.mode, plan.channels, asks=plan.asks_agents)
+            if linked or dispatch.unlinked:
+                hand_over(agents, dispatch, target.name, mode, ways)
             found.append(Subject(
                 target.name, up=used is not None, armed=bool(known and known.lines.armed),
                 fresh=bool(used and known and known.lines.basis in used),

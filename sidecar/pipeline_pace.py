@@ -32,13 +32,18 @@ class Pace:
         try:
             while True:
                 next(steps)
-                now = self._clock()
-                if now - self._held_since > HELD_SECONDS:
-                    if now - self._beaten_at > SILENT_SECONDS:
-                        self._beat()
-                        self._beaten_at = now
-                    await self._breathe()
-                    self._held_since = self._clock()
+                if self._clock() - self._held_since > HELD_SECONDS:
+                    await self.rest()
         except StopIteration as ended:
             result: Result = ended.value
             return result
+
+    async def rest(self) -> None:
+        """Let others run if the loop has been held for long enough."""
+        now = self._clock()
+        if now - self._held_since > HELD_SECONDS:
+            if now - self._beaten_at > SILENT_SECONDS:
+                self._beat()
+                self._beaten_at = now
+            await self._breathe()
+            self._held_since = self._clock()

@@ -17,6 +17,7 @@ from sidecar.model import Labels
 from sidecar.pipeline_agents import follow
 from sidecar.probes.agent import Agents, Reach
 from sidecar.probes.sampler import Readings, Sampler
+from sidecar.promql.steps import finish
 from sidecar.thresholds import Size, Wanted, resolve
 
 MIB = 1 << 20
@@ -82,7 +83,7 @@ def test_modes_follow_the_readings() -> None:
     lines = {name: resolve(None, Wanted(main=Size(1000 * MIB, "file"))) for name in bases}
 
     def shown(limits: dict[str, int | None], used: dict[str, float]) -> dict[str, str]:
-        samples = follow(modes, None, Readings(limits=limits), used, lines, bases, 1.0)
+        samples = finish(follow(modes, None, Readings(limits=limits), used, lines, bases, 1.0))
         return {sample.labels["target"]: sample.labels["mode"] for sample in samples if sample.value}
 
     assert shown({"a": LIMIT, "b": None}, {"a": 451.0 * MIB, "b": 1199.0 * MIB}) == {"a": "degraded", "b": "cautious"}
