@@ -5,7 +5,7 @@ from __future__ import annotations
 from _heapq import heapify, heappop, heappush
 
 from sidecar.clock import monotonic
-from sidecar.guard.watch import FOREVER, Watch
+from sidecar.guard.watch import FEW, FOREVER, Watch
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sidecar.guard.odometer import Odometer
 
-MANY = 8
+MANY = FEW + 1
 """From so many targets on one reading speaks for all that are far from their lines: it takes as long as three looks."""
 MOST_LOOKS_A_TURN = 32
 """Of those that are due; a line that is near waits no longer for the others."""

@@ -26,7 +26,9 @@ MOST_KNOWN = 1 << 14
 MOST_NEW_AT_ONCE = 2048
 EVERYTHING_AGAIN = 60
 """After so many looks everything has been read again."""
-SHORTEST_SECONDS = 1.0
+SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 5.0
+"""How often it is looked who is there: the longest where the kernel says that nobody has begun since."""
+NOT_TOLD = (b"", b"0")
 MOST_SHARE_OF_TIME = 0.01
 """How much of the time may go into looking who is there."""
 AT_A_TIME = 16
@@ -59,7 +61,9 @@ class Census:
         self.whole = True
         self._proc = proc
         self._parents: dict[int, int] = {}
-        self._due = self._spent = 0.0
+        self._due = self._spent = self._at_latest = 0.0
+        self._newest = b""
+        self._anybody_new = True
         self._round = 0
         self._sweep: Iterator[None] | None = None
 
@@ -76,7 +80,10 @@ class Census:
         if not self._sweep:
             if now < self._due:
                 return False
-            self._sweep, self._spent = self._look(), 0.0
+            if self._nobody_new() and now < self._at_latest:
+                self._due = now + SHORTEST_SECONDS
+                return False
+            self._sweep, self._spent, self._at_latest = self._look(), 0.0, now + LONGEST_SECONDS
         begun, spent = busy(), 0.0
         while spent < most_seconds:
             complete = next(self._sweep, True)
@@ -88,6 +95,16 @@ class Census:
         self._spent += spent
         return False
 
+    def _nobody_new(self) -> bool:
+        """Whether no process or thread has begun since this was asked last, and none that we knew not yet."""
+        before = self._newest
+        try:
+            with open(f"{self._proc}/loadavg", "rb", 0) as file:
+                self._newest = file.read(128).split()[4]
+        except (OSError, IndexError):
+            self._newest = b""
+        return self._newest == before and self._newest not in NOT_TOLD and not self._anybody_new
+
     def _look(self) -> Iterator[None]:
         pids = []
         try:
@@ -98,7 +115,8 @@ class Census:
                         if not len(pids) % AT_A_TIME:
                             yield
         except OSError:
-            return  # no descriptor is left: what is known holds
+            self._anybody_new = True  # no descriptor is left: what is known holds until it can be seen
+            return
         there = frozenset(pids)
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         known, parents, new = self._parents, {}, 0
@@ -117,7 +135,7 @@ class Census:
         children: dict[int, list[int]] = {}
         for pid, parent in reversed(parents.items()):
             children.setdefault(parent, []).append(pid)
-        self._parents, self.children, self.whole = parents, children, new <= most_new
+        self._parents, self.children, self.whole, self._anybody_new = parents, children, new <= most_new, bool(new)
 
 
 def _parent(stat: str, known: int | None) -> int | None:
@@ -202,6 +220,17 @@ class Member:
             raise
         except IndexError:
             raise ValueError(f"{self._folder}/{file} is cut short") from None
+
+    def most_bytes(self, kind: str) -> int:
+        """No less than `own_bytes` of this process where nothing is swapped, and quicker: all that is resident.
+
+        Raises as `bytes` does.
+        """
+        if "statm" not in self._files:
+            file = KeptFile(f"{self._folder}/statm", size=128)
+            self._stat.read()  # ESRCH if what was opened is another's
+            self._files["statm"] = file
+        return _resident_bytes(self._files["statm"].read()) - self.shared[kind]
 
     def own_bytes(self, kind: str) -> int:
         """What it uses and shares with nobody. What it has given back it shares no more. Raises as `bytes` does."""
@@ -311,6 +340,15 @@ class Tree:
                 del self.members[pid]
                 self.count -= 1
         return total
+
+    def most_bytes(self, kind: str) -> int:
+        """What all of them use together at most, if nothing is swapped. Raises OSError, KeyError or ValueError.
+
+        Also where somebody has come or gone since `update`: KeyError.
+        """
+        if self._census and self._seen is not self._census.children:
+            raise KeyError("who is there")
+        return sum(member.most_bytes(kind) for member in self.members.values())
 
     def exact_bytes(self, kind: str) -> int:
         """What all of them use together, page by page. Raises OSError, KeyError or ValueError if one cannot be read."""

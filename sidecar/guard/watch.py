@@ -1,5 +1,7 @@
 """The watch on used bytes: how they are read, and how long one may look away."""
 
+from __future__ import annotations
+
 import errno
 import os
 
@@ -8,6 +10,10 @@ from sidecar.guard.process import Process, Remote
 from sidecar.guard.tree import Census, Tree
 from sidecar.guard.wire import Basis, Order
 from sidecar.procfs import KeptFile, unreclaimable_bytes
+from sidecar.tuples import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SHORTEST_SECONDS = 0.001
 MOST_SHARE_OF_TIME = 0.1
@@ -15,7 +21,9 @@ MOST_SHARE_OF_TIME = 0.1
 LONGEST_SECONDS = 1.0
 BURST_BYTES_PER_SECOND = 3 << 30
 """What a process may do next whatever it did lately: one core touches fresh pages at 1 to 3 GB/s."""
-FEW = 50
+FEW = 7
+"""Of more targets one reading speaks for all that are far from their lines (`Agenda`); these are glanced at."""
+CROWD = 50
 """So many targets are looked at as if each could burst next; of more, each is looked at less often, down to a third."""
 
 
@@ -24,16 +32,28 @@ def away_seconds(used_bytes: float, line_bytes: float, growth_bytes_per_second: 
 
     `crowd` is how many targets are looked at: a share of all of the guard's time is theirs together.
     """
-    burst = BURST_BYTES_PER_SECOND / min(3.0, max(1.0, crowd / FEW))
+    burst = BURST_BYTES_PER_SECOND / min(3.0, max(1.0, crowd / CROWD))
     pace = max(2 * growth_bytes_per_second, burst)
     return min(LONGEST_SECONDS, max(SHORTEST_SECONDS, (line_bytes - used_bytes) / pace))
 
 
 FOREVER = float("inf")
+GLANCED_BYTES = 32 << 20
+"""Who is nearer to a line than that is looked at exactly."""
+GLANCED_RATIO = 0.8
+"""Glances are worth it where they see so much of the distance to the line."""
 DOUBT_RATIO = 0.05
 """From this share of a line on, the error of the kernel's counters matters."""
 TOLD_SECONDS = 10.0
 """What the desk has told holds for so long."""
+
+
+def swaps(proc: str = "/proc") -> bool:
+    """Whether this machine can swap: then what is resident does not tell what is used."""
+    try:
+        return KeptFile(f"{proc}/swaps", size=256).read().count(b"\n") != 1
+    except OSError:
+        return True
 
 
 class OfTree:
@@ -54,6 +74,15 @@ class OfTree:
         """Used bytes now. Raises OSError (ESRCH when the process has ended), ValueError or KeyError."""
         self.tree.update(now, 0.0)  # the watchlist looks who is there when it has time
         return self.tree.used_bytes(self._kind)
+
+    def most(self) -> float:
+        """No less than `read` gives, and quicker to read; `FOREVER` where that cannot be said."""
+        if self._kind != "anon":
+            return FOREVER
+        try:
+            return self.tree.most_bytes(self._kind)
+        except (OSError, ValueError, KeyError):  # `read` will tell
+            return FOREVER
 
     def doubtful(self, used_bytes: float, line_bytes: float) -> bool:
         """Whether the kernel's counters can be so far off that the line may not be crossed."""
@@ -157,7 +186,8 @@ class Watch:
         self.trouble = self.trouble_told = ""
         self._census = census
         self._growth = 0.0
-        self._looked_at = 0.0
+        self._looked_at = self._glances_until = 0.0
+        self._glances, self._line = False, FOREVER
         try:
             self._reader = reader(process, basis, census)
         except (OSError, ValueError):
@@ -171,22 +201,30 @@ class Watch:
         """
         before, self._reader = self._reader, reader(self.process, basis, self._census)
         self.basis, self.standing = basis, []
-        self._looked_at = self._growth = 0.0
+        self._looked_at = self._growth = self._glances_until = 0.0
         before.close()
 
     def tell(self, used_bytes: float | None, shares: list[list[int]], error_bytes: int, now: float) -> None:
         """What the desk has read: used bytes that it alone can see; what the processes share (`Tree.share`)."""
+        self._glances_until = 0.0
         if isinstance(self._reader, OfTree):
             self._reader.error_bytes = error_bytes
             self._reader.tree.share(shares)
         elif isinstance(self._reader, Told) and used_bytes is not None:
             self._reader.tell(used_bytes, now)
 
+    def stand(self, orders: Iterable[Order], now: float) -> None:
+        """These are the orders from now on."""
+        self.standing = [Standing(order, now) for order in orders]
+        self._glances_until = 0.0
+
     def look(self, now: float, crowd: int = 1) -> Standing | None:
         """Read used bytes, settle when to look next; the standing order whose line is crossed, if one may act.
 
         `crowd` is how many targets are looked at. Raises OSError, ValueError or KeyError if used bytes cannot be read.
         """
+        if self._glances and now < self._glances_until and self._far(now, crowd):
+            return None
         begun = busy()  # who had to wait for a core has not used it, and must not look away for that
         used = self._reader.read(now)
         least = max((busy() - begun) / MOST_SHARE_OF_TIME, self._reader.LEAST_SECONDS)
@@ -203,7 +241,25 @@ class Watch:
                 line = min(line, standing.order.line_bytes)
         self.distance_bytes, self.look_by = line - used, now + wait
         self.next_look = now + max(least, min(wait, away_seconds(used, line, self._growth, crowd)))
+        self._line = line
+        if now >= self._glances_until and crowd <= FEW and self.distance_bytes > GLANCED_BYTES:
+            self._glances_until, self._glances = self.look_by, self._glanceable()
         return next((s for s in live if s.ready(now) and s.order.crossed(used)), None)
+
+    def _glanceable(self) -> bool:
+        """Whether glances see most of the distance to the line."""
+        return isinstance(self._reader, OfTree) and not swaps() and (
+            self._line - self._reader.most() > GLANCED_RATIO * self.distance_bytes)
+
+    def _far(self, now: float, crowd: int) -> bool:
+        """Whether all that is resident, which is no less than what is used and quicker to read, is far from a line."""
+        assert isinstance(self._reader, OfTree)
+        most = self._reader.most()
+        if self._line - most < GLANCED_BYTES:
+            return False
+        self.distance_bytes = self._line - most
+        self.next_look = min(self.look_by, now + away_seconds(most, self._line, self._growth, crowd))
+        return True
 
     @property
     def hasty(self) -> bool:

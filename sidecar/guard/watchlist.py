@@ -13,7 +13,7 @@ from sidecar.guard.claim import CLAIM_SECONDS, Claims
 from sidecar.guard.deliver import Deliveries
 from sidecar.guard.process import NotTheSame, Process, Remote
 from sidecar.guard.tree import Census
-from sidecar.guard.watch import LONGEST_SECONDS, Standing, Watch
+from sidecar.guard.watch import LONGEST_SECONDS, Watch
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Watchlist:
         if watch and not (made and self._rests_for(target, seen)):
             if any(not order.dry_run for order in made):
                 self.claims.ours(target, watch.process, now)
-            watch.standing = [Standing(order, now) for order in made]
+            watch.stand(made, now)
             self.agenda.put(target)
 
     def _rests_for(self, target: str, seen: int) -> bool:
