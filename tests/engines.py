@@ -1,8 +1,9 @@
-"""A Docker engine to be asked: a real HTTP server on a unix socket that answers as a recorded one did."""
+"""A Docker engine to be asked: a real HTTP server that answers as a recorded one did."""
 
 import copy
 import json
 import queue
+import socket
 import socketserver
 import threading
 import time
@@ -27,11 +28,15 @@ def events() -> list[dict[str, Any]]:
 
 
 class Engine:
-    """What the server answers, to be changed while it runs, and what it was asked. Lives as long as its socket."""
+    """What the server answers, to be changed while it runs, and what it was asked.
 
-    def __init__(self, path: Path) -> None:
+    It listens on a unix socket at `path`, or on a loopback `port`, as a proxy before one does.
+    """
+
+    def __init__(self, path: Path, port: int = 0) -> None:
         self.path = path
-        self.host = f"unix://{path}"
+        self.port = port
+        self.host = f"tcp://127.0.0.1:{port}" if port else f"unix://{path}"
         self.containers: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, str]] = []
         self.instead: bytes | None = None
@@ -71,13 +76,19 @@ class Engine:
         return next((each for each in self.containers.values() if name in (each["Id"], each["Name"][1:])), None)
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
+    allow_reuse_address = True
     request_queue_size = 16
     engine: Engine
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked has gone."""
+
+
+class _UnixServer(_Server):
+    address_family = socket.AF_UNIX
+    allow_reuse_address = False
 
 
 class _Answering(BaseHTTPRequestHandler):
@@ -144,7 +155,9 @@ class _Answering(BaseHTTPRequestHandler):
 @contextmanager
 def listening(engine: Engine) -> Iterator[Engine]:
     """Have it answer at its path, until the end; then its socket is gone and everybody is hung up on."""
-    with _Server(str(engine.path), _Answering) as server:
+    made = _Server(("127.0.0.1", engine.port), _Answering) if engine.port else _UnixServer(
+        str(engine.path), _Answering)
+    with made as server:
         server.engine = engine
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
@@ -154,4 +167,4 @@ def listening(engine: Engine) -> Iterator[Engine]:
             server.shutdown()
             thread.join()
             engine.say(None)
-            engine.path.unlink()
+            engine.path.unlink(missing_ok=True)

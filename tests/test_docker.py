@@ -136,7 +136,8 @@ def asking(host: str, wanted: Mapping[str, Any], **constants: float) -> Iterator
     constants = {"FIRST_PAUSE_SECONDS": 0.02, "LONGEST_PAUSE_SECONDS": 0.02, **constants}
     code = ("import sys; from sidecar.discovery import docker; "
             f"vars(docker).update({constants}); sys.exit(docker.main())")
-    process = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-P", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               env={**os.environ, "NO_PROXY": "*"})
     assert process.stdin
     process.stdin.write(json.dumps({"host": host, "wanted": wanted}).encode() + b"\n")
     process.stdin.flush()
@@ -146,8 +147,10 @@ def asking(host: str, wanted: Mapping[str, Any], **constants: float) -> Iterator
         end(process)
 
 
-def test_only_harmless_requests_are_made(engine: Engine) -> None:
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+def test_only_harmless_requests_are_made(tmp_path: Path, tcp: bool) -> None:
     """Whoever may use the socket is root there, so nothing is asked for but GETs of four paths."""
+    engine = Engine(tmp_path / "docker.sock", free_port() if tcp else 0)
     engine.run("rag", 7)
     with listening(engine), asking(engine.host, {"a": {"container": "rag"}, "b": {"service": "rag"}}) as line:
         assert [line()["engine"], line()["target"], line()["target"]] == ["20.10.24+dfsg1, API 1.41", "a", "b"]
