@@ -47,23 +47,29 @@ TO_CRITICAL = (
 LAST_CLEANUP = "time() - rag_cleanup_last_timestamp_seconds{$T}"
 
 SAFE = [
-    stat(
-        "Targets up",
-        "Programs whose memory is being read, of those that are configured. One that is missing is not guarded: the "
-        "runbook says where to look.",
-        "short",
-        Query("sum(rag_target_up{$T})", "up"),
-        Query("count(rag_target_up{$T})", "configured"),
-        shape=(4, 4),
+    with_runbook(
+        stat(
+            "Targets up",
+            "Programs whose memory is being read, of those that are configured. One that is missing is not guarded: the "
+            "runbook says where to look.",
+            "short",
+            Query("sum(rag_target_up{$T})", "up"),
+            Query("count(rag_target_up{$T})", "configured"),
+            shape=(4, 4),
+        ),
+        "fleet.md#target-gone",
     ),
-    stat(
-        "Alerts firing",
-        "Alerts that fire now, of the sidecar's own rules or of the Prometheus that loads the same files. Each has a "
-        "runbook.",
-        "short",
-        Query('count(ALERTS{alertstate="firing",$S}) or vector(0)'),
-        shape=(3, 4),
-        steps=((None, GOOD), (1, CRITICAL)),
+    with_runbook(
+        stat(
+            "Alerts firing",
+            "Alerts that fire now, of the sidecar's own rules or of the Prometheus that loads the same files. Each has a "
+            "runbook.",
+            "short",
+            Query('count(ALERTS{alertstate="firing",$S}) or vector(0)'),
+            shape=(3, 4),
+            steps=((None, GOOD), (1, CRITICAL)),
+        ),
+        "memory.md",
     ),
     stat(
         "Nearest to its critical line",
