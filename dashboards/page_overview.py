@@ -50,8 +50,8 @@ SAFE = [
     with_runbook(
         stat(
             "Targets up",
-            "Programs whose memory is being read, of those that are configured. One that is missing is not guarded: the "
-            "runbook says where to look.",
+            "Programs whose memory is being read, of those that are configured. One that is missing is not guarded: "
+            "the runbook says where to look.",
             "short",
             Query("sum(rag_target_up{$T})", "up"),
             Query("count(rag_target_up{$T})", "configured"),
@@ -62,8 +62,8 @@ SAFE = [
     with_runbook(
         stat(
             "Alerts firing",
-            "Alerts that fire now, of the sidecar's own rules or of the Prometheus that loads the same files. Each has a "
-            "runbook.",
+            "Alerts that fire now, of the sidecar's own rules or of the Prometheus that loads the same files. Each has "
+            "a runbook.",
             "short",
             Query('count(ALERTS{alertstate="firing",$S}) or vector(0)'),
             shape=(3, 4),
