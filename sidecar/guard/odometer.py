@@ -43,7 +43,8 @@ class Odometer:
     def __init__(self, now: float, proc: str = "/proc") -> None:
         self.next_read = FOREVER
         self._file = KeptFile(f"{proc}/vmstat")
-        self._marks: dict[str, tuple[float, float]] = {}
+        self._marks: dict[str, float] = {}
+        self._alone: dict[str, float] = {}
         self._read_at = now
         self._bytes, self._shared = handed_out(self._file.read())
 
@@ -53,13 +54,14 @@ class Odometer:
         if watch.basis.kind != "anon" or watch.hasty or not FAR_BYTES < room < FOREVER:
             self._marks.pop(watch.target, None)
             return False
-        self._marks[watch.target] = self._bytes + room, watch.next_look
+        self._marks[watch.target], self._alone[watch.target] = self._bytes + room, watch.next_look
         self.next_read = min(self.next_read, self._read_at + room / BURST_BYTES_PER_SECOND)
         return True
 
     def drop(self, target: str) -> None:
         """It is not watched any more."""
         self._marks.pop(target, None)
+        self._alone.pop(target, None)
 
     def read(self, now: float) -> list[tuple[str, float]]:
         """Read anew: who may have come near its line, and when each would have been looked at without us.
@@ -72,9 +74,10 @@ class Odometer:
         except (OSError, ValueError):
             self._bytes = -1
         near = self._bytes + NEAR_BYTES if self._bytes >= before else FOREVER
-        named = [(target, at) for target, (mark, at) in self._marks.items() if mark < near]
-        for target, _ in named:
-            del self._marks[target]
-        least = min(self._marks.values(), default=(FOREVER,))[0]
+        least, named = min(self._marks.values(), default=FOREVER), []
+        if least < near:
+            named = [(target, self._alone[target]) for target, mark in self._marks.items() if mark < near]
+            self._marks = {target: mark for target, mark in self._marks.items() if mark >= near}
+            least = min(self._marks.values(), default=FOREVER)
         self.next_read = now + (least - self._bytes) / BURST_BYTES_PER_SECOND
         return named

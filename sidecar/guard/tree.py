@@ -185,6 +185,11 @@ class Member:
             raise ProcessLookupError(errno.ESRCH, "the process has ended", self._folder)
         return fields
 
+    @property
+    def shares(self) -> bool:
+        """Whether what it shares may change."""
+        return not self.settled or any(self.shared.values())
+
     def newcomer(self, parent: Member | None) -> None:
         """It has come while we were watching: what it has now may be its parent's, until it has run a program.
 
@@ -299,12 +304,14 @@ class Tree:
     def _compare(self, found: dict[int, int]) -> None:
         for pid in self.members.keys() - found.keys() - {self.pid}:
             del self.members[pid]
-        for pid in list(self.members):
-            try:
-                self.members[pid].again()
-            except (OSError, ValueError):
-                if pid != self.pid:
-                    del self.members[pid]
+        newcomers = found.keys() - self.members.keys() - self._ended
+        for pid, member in list(self.members.items()):
+            if newcomers or member.shares:  # of others it is no matter whether they have run a program
+                try:
+                    member.again()
+                except (OSError, ValueError):
+                    if pid != self.pid:
+                        del self.members[pid]
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         self._ended = {pid for pid in self._ended if pid in found and pid % EVERYTHING_AGAIN != self._round}
         for pid, parent in found.items():
