@@ -72,10 +72,25 @@ class _Kept:
         if end - start < 2:
             self.thinned = max(start, end)
             return
-        chosen = list(_survivors(self.times, self.values, start, end, self.counter))
+        if self._even(start):
+            chosen = list(_last_of_slots(self.times, start, end))
+        else:
+            chosen = list(_survivors(self.times, self.values, start, end, self.counter))
         self.times[start:end] = array("d", [self.times[index] for index in chosen])
         self.values[start:end] = array("d", [self.values[index] for index in chosen])
         self.thinned = start + len(chosen)
+
+    def _even(self, start: int) -> bool:
+        """Whether from here on no series has ended or begun again, and no counter fallen: as a rule none has."""
+        return (self.broke_at < self.times[max(0, start - 1)]
+                and not (self.counter and self.fell_at >= self.times[start]))
+
+
+def _last_of_slots(times: "array[float]", start: int, end: int) -> Iterator[int]:
+    """The last sample of each slot."""
+    while start < end:
+        start = bisect_left(times, (times[start] // SLOT_SECONDS + 1) * SLOT_SECONDS, start, end)
+        yield start - 1
 
 
 def _survivors(times: Sequence[float], values: Sequence[float], start: int, end: int, counter: bool) -> Iterator[int]:
