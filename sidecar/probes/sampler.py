@@ -33,6 +33,8 @@ METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRI
            *agent.METRICS, *cgroup.METRICS, *endpoint.METRICS)
 
 WHOLE_A_TICK = 100
+LOOKING_SECONDS = 0.002
+"""So long it is looked who is whose child between two pauses."""
 AGAIN_SECONDS = 30.0
 """How often a cgroup that could not be found is looked for again."""
 
@@ -189,6 +191,8 @@ class Sampler:
         all others, as far as that is known, on which used bytes matter. Pauses between two targets.
         """
         found = Readings()
+        if any(self._scopes.get(target.name, Scope()).children for target in targets):
+            yield from self._look_around(at)
         found.samples.extend(self._read_host(at))
         turns = -(-len(targets) // WHOLE_A_TICK)
         self._turn += 1
@@ -209,6 +213,13 @@ class Sampler:
         for (collector, reason), count in self._errors.items():
             found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
         return found
+
+    def _look_around(self, at: float) -> Steps[None]:
+        """See who is whose child, for all targets: with thousands of processes that takes a while."""
+        self._census.update(at, LOOKING_SECONDS)
+        while self._census.under_way:
+            yield
+            self._census.update(at, LOOKING_SECONDS)
 
     def change(self, scopes: Mapping[str, Scope]) -> None:
         """Read these targets from now on. Those that were read, and of which as much is seen, go on."""
