@@ -143,6 +143,14 @@ def _unseen(why: str) -> Sight:
     return Sight(("process",), {"process": why}) if why else Sight((), {})
 
 
+def _look_around(census: Census, at: float) -> Steps[None]:
+    """See who is whose child, for all targets: with thousands of processes that takes a while."""
+    census.update(at, LOOKING_SECONDS)
+    while census.under_way:
+        yield
+        census.update(at, LOOKING_SECONDS)
+
+
 NO_BASES: Mapping[str, str] = {}
 
 Ask = Callable[[str, SeriesOf, float, float], EndpointReading | None]
@@ -192,7 +200,7 @@ class Sampler:
         """
         found = Readings()
         if any(self._scopes.get(target.name, Scope()).children for target in targets):
-            yield from self._look_around(at)
+            yield from _look_around(self._census, at)
         found.samples.extend(self._read_host(at))
         turns = -(-len(targets) // WHOLE_A_TICK)
         self._turn += 1
@@ -213,13 +221,6 @@ class Sampler:
         for (collector, reason), count in self._errors.items():
             found.samples.append(make(ERRORS.name, count, at, "collector", collector, "reason", reason))
         return found
-
-    def _look_around(self, at: float) -> Steps[None]:
-        """See who is whose child, for all targets: with thousands of processes that takes a while."""
-        self._census.update(at, LOOKING_SECONDS)
-        while self._census.under_way:
-            yield
-            self._census.update(at, LOOKING_SECONDS)
 
     def change(self, scopes: Mapping[str, Scope]) -> None:
         """Read these targets from now on. Those that were read, and of which as much is seen, go on."""
