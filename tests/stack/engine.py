@@ -57,7 +57,7 @@ class Engine:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 ["dockerd", "--data-root", self.folder / "data", "--exec-root", self.folder / "exec", "-H",
-                 self._env["DOCKER_HOST"], "--pidfile", self.folder / "pid", "--cgroup-parent", CGROUP],
+                 self._env["DOCKER_HOST"], "--pidfile", self.folder / "pid", "--cgroup-parent", f"/{CGROUP}"],
                 stdout=out, stderr=out, env=self._env)
         try:
             wait_until(lambda: process.poll() is not None or self._answers(), 60, "the engine to answer")
