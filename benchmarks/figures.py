@@ -40,19 +40,20 @@ def cost_page(cost: Found) -> list[str]:
     lines = ["# What being watched costs", "", "`python benchmarks/cost.py` makes this page.", ""]
     if part := cost.get("processes"):
         lines += ["## The machine", "", f"{about(part)} Percent of a core, and MiB of PSS; a scrape as the median.", ""]
-        head = ("processes", "guard", "desk", "scrape ms", "process-exporter", "Prometheus", "Alertmanager",
-                "scrape ms", "processor time: ours / theirs", "memory: ours / theirs")
+        head = ("processes", "not scraped: guard", "desk", "scraped: guard", "desk", "scrape ms", "process-exporter",
+                "Prometheus", "Alertmanager", "scrape ms", "processor time: ours / theirs", "memory: ours / theirs")
         rows = []
         for count, row in part["sizes"].items():
             ours, theirs = row["ours"], row["theirs"]
             shown = [f"{one['cpu_percent']} %, {one['pss_mib']} MiB" for one in (
                 ours["guard"], ours["desk"], theirs["process-exporter"], theirs["prometheus"], theirs["alertmanager"])]
-            rows.append((count, *shown[:2], ours["scrape_ms"], *shown[2:], theirs["scrape_ms"],
+            alone = [f"{ours['unscraped'][who]} %" for who in ("guard", "desk")]
+            rows.append((count, *alone, *shown[:2], ours["scrape_ms"], *shown[2:], theirs["scrape_ms"],
                          row["ratio"]["cpu_percent"], row["ratio"]["pss_mib"]))
         lines += table(head, *rows)
-        lines += ["Both sides are scraped once a second and watch the same processes, one after the other. "
-                  "process-exporter", "looks at every process of the machine: there were "
-                  f"{part['other_processes']} others. It reads neither smaps nor threads here.", ""]
+        lines += ["But for the first two figures both sides are scraped once a second; they watch the same processes,",
+                  "one after the other. process-exporter looks at every process of the machine: there were "
+                  f"{part['other_processes']} others.", "It reads neither smaps nor threads here.", ""]
     if part := cost.get("target"):
         lines += ["## The program that is watched", "", about(part), "",
                   f"It holds {part['held_mib']} MiB, and maps, touches and unmaps memory all the time. "

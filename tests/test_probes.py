@@ -275,7 +275,7 @@ def test_targets_do_not_hurt_each_other(spawn: Callable[..., Program], obedient:
 
 
 def test_many_targets_take_turns(spawn: Callable[..., Program]) -> None:
-    """Beyond 100 used bytes of each are read every time, everything else in turn, and is shown as it was meanwhile."""
+    """Beyond 10 used bytes of each are read every time, everything else in turn, and is shown as it was meanwhile."""
     program, count = spawn("leaky"), 3 * sampler.WHOLE_A_TICK
     many = [target(program.pid, f"rag-{number}") for number in range(count)]
     bases = {each.name: "anon" for each in many}
@@ -294,6 +294,18 @@ def test_many_targets_take_turns(spawn: Callable[..., Program]) -> None:
     assert {labels for labels, _ in series} == {s.labels for s in first.samples if "target" in s.labels}
     assert all(at == (1.0 if labels["target"] in rounds[0].glanced else 2.0) for labels, at in series
                if labels.metric != "rag_target_up"), "what is shown again says when it was read"
+
+
+def test_nobody_waits_longer_for_a_turn_however_many_there_are(spawn: Callable[..., Program]) -> None:
+    """Of each target everything is read at least every ten rounds."""
+    program, count = spawn("leaky"), 2 * sampler.WHOLE_A_TICK * sampler.MOST_TURNS
+    many = [target(program.pid, f"rag-{number}") for number in range(count)]
+    bases = {each.name: "anon" for each in many}
+    probes = Sampler(OWN, time.monotonic)
+    probes.read(many, 1.0, bases=bases)
+    whole = [bases.keys() - probes.read(many, 2.0 + at, bases=bases).glanced for at in range(sampler.MOST_TURNS)]
+    assert set().union(*whole) == set(bases)
+    assert all(len(each) == count // sampler.MOST_TURNS for each in whole)
 
 
 def test_ended_target_is_noticed_out_of_turn(spawn: Callable[..., Program], obedient: Obedient) -> None:

@@ -57,7 +57,7 @@ class Roster:
         self._wanted = tuple(wanted)
         self._not_these = not_these
         self._proc = proc
-        self._held: dict[str, tuple[Target, Identity, KeptFile]] = {}
+        self._held: dict[str, tuple[Target, Identity]] = {}
         self._doubted: set[str] = set()
         self._round = 0
         self._last: dict[str, Identity] = {}
@@ -78,8 +78,7 @@ class Roster:
             for known in (self._last, self._pauses, self._said):
                 known.pop(each.name, None)
             self._doubted.discard(each.name)
-            if held := self._held.pop(each.name, None):
-                held[2].close()
+            self._held.pop(each.name, None)
         for name in {each.name for each in before} - {each.name for each in wanted}:
             del self._restarts[name]
         self._said_of.keep([each.name for each in wanted])
@@ -121,9 +120,9 @@ class Roster:
         """The target with the process that is behind it now."""
         self._doubted.discard(wanted.name)
         if held := self._held.get(wanted.name):
-            if _same(held[1], held[2], self._proc):
+            if _same(held[1], self._proc):
                 return held[0]
-            self._held.pop(wanted.name)[2].close()
+            del self._held[wanted.name]
         identity = self._identity(wanted, now)
         return Target(wanted.name, wanted.base, identity, "" if identity else self._missing(wanted))
 
@@ -134,16 +133,14 @@ class Roster:
             return None
         try:
             found = identify(noted.pid, self._proc)
-            kept = KeptFile(f"{self._proc}/{noted.pid}/stat", size=1024)
         except (OSError, ValueError, IndexError):
             return None  # it has ended while we looked
-        same = _same(found, kept, self._proc)
-        if not same or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
+        if not _same(found, self._proc) or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
             return None
         self._say(wanted, "")
         self._pauses.pop(wanted.name, None)
         self._restarts[wanted.name] += self._last.get(wanted.name, found) != found
-        self._held[wanted.name] = Target(wanted.name, wanted.base, found), found, kept
+        self._held[wanted.name] = Target(wanted.name, wanted.base, found), found
         self._last[wanted.name] = found
         return found
 
@@ -213,10 +210,10 @@ def _told(base: Labels, restarts: int, at: float) -> list[Sample]:
     return [Sample(series(base, RESTARTS.name), restarts, at)]
 
 
-def _same(identity: Identity, stat: KeptFile, proc: str) -> bool:
+def _same(identity: Identity, proc: str) -> bool:
     """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one."""
     try:
-        fields = stat.read()
+        fields = KeptFile(f"{proc}/{identity.pid}/stat", size=1024).read()
         if start_time_ticks(fields) != identity.start_time_ticks or fields[fields.rindex(b")") + 2] in b"ZX":
             return False
         exe = exe_of(f"{proc}/{identity.pid}")

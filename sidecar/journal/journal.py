@@ -90,9 +90,10 @@ class Journal:
 
     def record(self, records: Sequence[Record], mark: int) -> None:
         """Have these written, all before `marked` reaches `mark`. Of a key, planned and final count once: the first."""
-        self._given = max(self._given, mark)
-        self._scribe.waiting.put(records, mark)
-        self._wake.set()
+        if records or mark > self._given:  # an idle thread is not woken for nothing
+            self._given = max(self._given, mark)
+            self._scribe.waiting.put(records, mark)
+            self._wake.set()
 
     @property
     def marked(self) -> int:

@@ -1,7 +1,8 @@
 """Runs every probe on every target: timed, and a failure of one is counted and hurts no other.
 
-Up to `WHOLE_A_TICK` targets are read whole at every tick. Where there are more they take turns: of the others only
-used bytes are read, which rules compare with lines. What else was read of them stays as it is until their next turn.
+Up to `WHOLE_A_TICK` targets are read whole at every tick. Where there are more they take turns, of at most `MOST_TURNS`
+ticks: of the others only used bytes are read, which rules compare with lines. What else was read of them stays as it is
+until their next turn.
 """
 
 import errno
@@ -32,7 +33,7 @@ CAPABILITY = Metric("rag_sidecar_attach_capability", "gauge", "1 where this can 
 METRICS = (UP, INFO, DURATION, ERRORS, CAPABILITY, *tree.METRICS, *process.METRICS, *gc_remote.METRICS,
            *agent.METRICS, *cgroup.METRICS, *endpoint.METRICS)
 
-WHOLE_A_TICK = 100
+WHOLE_A_TICK, MOST_TURNS = 10, 10
 LOOKING_SECONDS = 0.002
 """So long it is looked who is whose child between two pauses."""
 AGAIN_SECONDS = 30.0
@@ -202,7 +203,7 @@ class Sampler:
         if any(self._scopes.get(target.name, Scope()).children for target in targets):
             yield from _look_around(self._census, at)
         found.samples.extend(self._read_host(at))
-        turns = -(-len(targets) // WHOLE_A_TICK)
+        turns = min(MOST_TURNS, -(-len(targets) // WHOLE_A_TICK))
         self._turn += 1
         for number, target in enumerate(targets, self._turn):
             attached = self._attach(target, found, at)

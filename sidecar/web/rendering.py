@@ -8,8 +8,8 @@ from typing import NamedTuple
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample, is_stale
 from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 
-MOST_REMEMBERED = 8192
-"""Of so many series is remembered what stands before their values: 1.5 MB, where a page has as many."""
+MOST_REMEMBERED = 65_536
+"""Of so many series is remembered what stands before their values: 12 MB, where a page has as many."""
 
 # A NUL ends Prometheus's lexer, other control characters a terminal's good manners. Newlines are escaped by the format.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
