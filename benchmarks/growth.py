@@ -158,38 +158,40 @@ def objects() -> Counter[str]:
 
 
 @contextmanager
-def patients() -> Iterator[list[dict[str, Any]]]:
+def patients(folder: Path) -> Iterator[list[dict[str, Any]]]:
     """Three programs that grow through their lines, one of them without a cleanup that helps; their targets.
 
-    Each is restarted every now and then, as a deployment would.
+    Each is restarted every now and then, as a deployment would. They are started by a link in the folder, so that no
+    other program of the machine is taken for one of them.
     """
     over = threading.Event()
     commands = {"helps": "leaky.py --rate 8 --handle SIGUSR1", "still": "leaky.py --handle SIGUSR1",
                 "leaks": "stubborn.py --rate 3 --limit 160"}
 
-    def keep_running(command: str) -> None:
+    def keep_running(name: str, command: str) -> None:
         program, *words = command.split()
+        (folder / name).symlink_to(HERE.parent / "tests/targets" / program)
         while not over.is_set():
-            process = subprocess.Popen([sys.executable, str(HERE.parent / "tests/targets" / program), *words],
+            process = subprocess.Popen([sys.executable, str(folder / name), *words],
                                        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
             over.wait(RESTART_SECONDS)
             end(process)
 
     with ExitStack() as stack:
-        for command in commands.values():
-            thread = threading.Thread(target=keep_running, args=(command,))
+        for name, command in commands.items():
+            thread = threading.Thread(target=keep_running, args=(name, command))
             thread.start()
             stack.callback(thread.join)
         stack.callback(over.set)
-        yield [{"name": name, "match": {"cmdline": re.escape(command)}, "cleanup": [{"signal": "SIGUSR1"}],
+        yield [{"name": name, "match": {"cmdline": re.escape(str(folder / name))}, "cleanup": [{"signal": "SIGUSR1"}],
                 "memory": {"basis": "anon", "main": "80MiB", "critical": "100MiB"}}
-               for name, command in commands.items()]
+               for name in commands]
 
 
 def real(seconds: float) -> dict[str, Any]:
     """Both processes, sampled while they work; the first quarter is left out."""
     rows: list[tuple[float, float, float, float]] = []
-    with tempfile.TemporaryDirectory() as name, patients() as targets:
+    with tempfile.TemporaryDirectory() as name, patients(Path(name)) as targets:
         folder, port = Path(name), free_port()
         with running_sidecar(folder, file=config(port, folder, targets), port=port) as sidecar:
             begun = time.monotonic()

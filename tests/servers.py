@@ -8,6 +8,7 @@ fails where `CI=true`: there, a missing server would hide a broken promise.
 import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import os
 import secrets
@@ -164,15 +165,22 @@ def _unpack(package: Path, folder: Path) -> None:
             program.write_bytes(content.replace(TEMPLATES, b"/proc/self/cwd".ljust(len(TEMPLATES), b"/")))
 
 
+PORTS_A_WORKER = 2_500
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
+_PORTS = itertools.count(secrets.randbelow(PORTS_A_WORKER))
+
+
 def free_port() -> int:
     """A loopback port on which nothing listens now. For a server of ours prefer port 0.
 
     Below those that Linux gives to connections and to whoever binds port 0: else one of them may have it before long.
+    Each of the processes that run tests side by side has its own, and gives none of them a second time soon.
     """
-    while True:
-        port = 10_000 + secrets.randbelow(20_000)
+    for number in _PORTS:
+        port = 10_000 + PORTS_A_WORKER * _WORKER + number % PORTS_A_WORKER
         with contextlib.suppress(OSError), socket.create_server(("", port)):
             return port
+    raise AssertionError("counting has ended")
 
 
 def wait_until(predicate: Callable[[], Any], seconds: float, what: str) -> Any:

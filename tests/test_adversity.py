@@ -209,7 +209,7 @@ def test_hundred_desks_killed_at_random_cost_no_delivery_and_no_event(
     assert sorted(guard.events) == list(range(1, len(guard.events) + 1))
     assert min(later - sooner for sooner, later in pairwise(times)) > 0.2
     assert guard.starts == 101
-    assert guard.files() <= files + 8  # the target's own; those of a hundred desks are gone
+    assert guard.files() <= files + 10  # the target's own; those of a hundred desks are gone
     assert len(guard.children()) == 1
 
 
