@@ -71,7 +71,8 @@ class Played:
         self.process.kill()
         self.process.wait()
         for pid in children:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may just have ended by itself
+                os.kill(pid, signal.SIGKILL)
         self._listener.close()
         if self._line:
             self._line.close()

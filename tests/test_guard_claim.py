@@ -146,7 +146,7 @@ def test_claim_costs_no_descriptor_after_its_end(spawn: Callable[..., Target]) -
         ours.release("t")
     process.close()
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests have left may be collected meanwhile
 
 
 def in_child(then: Callable[[], bool], uid: int) -> bool:
