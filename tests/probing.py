@@ -98,3 +98,25 @@ def _become_nobody() -> None:
 def as_nobody(function: Callable[[], Any]) -> Any:
     """What the function gives when it runs as another user than root."""
     return function() if os.geteuid() else seen_as(_become_nobody, function)
+
+
+ALL_TOLD = {
+    "gc": {"enabled": True, "frozen": 0, "generations": [
+        {"collections": 5, "collected": 6, "uncollectable": 0, "count": 1, "threshold": 700, "pause_seconds": 0.5,
+         "pause_max_seconds": 0.25}] * 3},
+    "python": {"allocated_blocks": 1000},
+    "malloc": {"allocator": "glibc", "arena_bytes": 9, "in_use_bytes": 5, "free_bytes": 4, "mmapped_bytes": 3,
+               "releasable_bytes": 2, "trim_returned_bytes_total": 1},
+    "torch": [{"device": "cuda:0", "backend": "cuda", "name": "A100", "uuid": "u", "allocated_bytes": 10,
+               "allocated_max_bytes": 11, "requested_bytes": 9, "reserved_bytes": 20, "active_bytes": 12,
+               "inactive_split_bytes": 2, "segments": 3, "alloc_retries_total": 1, "ooms_total": 0,
+               "device_alloc_total": 7, "device_free_total": 6, "releasable_bytes": 6, "device_free_bytes": 100,
+               "device_total_bytes": 200}],
+    "tracemalloc": {"tracing": False, "traced_bytes": 1, "peak_bytes": 2, "overhead_bytes": 3},
+    "caches": [{"cache": "answers", "entries": 3, "size_bytes": 300, "max_entries": 5, "max_bytes": 500, "hits": 8,
+                "misses": 2, "evictions": 1}],
+    "models": [{"model": "reranker", "loaded": True, "memory_bytes": 99, "device": "cpu", "source": "measured",
+                "last_used_at": 1.5, "loads": 1, "unloads": 0}],
+    "requests_total": 42, "mode": "normal", "cleanups": [],
+}
+"""What an agent with everything in it says of its process."""

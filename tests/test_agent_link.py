@@ -19,7 +19,7 @@ import pytest
 from conftest import Target, read_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probing import NOBODY, OWN, Obedient, as_nobody, target, values
+from probing import ALL_TOLD, NOBODY, OWN, Obedient, as_nobody, target, values
 
 from sidecar.errors import ProbeFailed
 from sidecar.model import Sample
@@ -314,30 +314,9 @@ def watching(pid: int, place: Path | str, scenario: Callable[[Watching], Awaitab
     return asyncio.run(run())
 
 
-ALL = {
-    "gc": {"enabled": True, "frozen": 0, "generations": [
-        {"collections": 5, "collected": 6, "uncollectable": 0, "count": 1, "threshold": 700, "pause_seconds": 0.5,
-         "pause_max_seconds": 0.25}] * 3},
-    "python": {"allocated_blocks": 1000},
-    "malloc": {"allocator": "glibc", "arena_bytes": 9, "in_use_bytes": 5, "free_bytes": 4, "mmapped_bytes": 3,
-               "releasable_bytes": 2, "trim_returned_bytes_total": 1},
-    "torch": [{"device": "cuda:0", "backend": "cuda", "name": "A100", "uuid": "u", "allocated_bytes": 10,
-               "allocated_max_bytes": 11, "requested_bytes": 9, "reserved_bytes": 20, "active_bytes": 12,
-               "inactive_split_bytes": 2, "segments": 3, "alloc_retries_total": 1, "ooms_total": 0,
-               "device_alloc_total": 7, "device_free_total": 6, "releasable_bytes": 6, "device_free_bytes": 100,
-               "device_total_bytes": 200}],
-    "tracemalloc": {"tracing": False, "traced_bytes": 1, "peak_bytes": 2, "overhead_bytes": 3},
-    "caches": [{"cache": "answers", "entries": 3, "size_bytes": 300, "max_entries": 5, "max_bytes": 500, "hits": 8,
-                "misses": 2, "evictions": 1}],
-    "models": [{"model": "reranker", "loaded": True, "memory_bytes": 99, "device": "cpu", "source": "measured",
-                "last_used_at": 1.5, "loads": 1, "unloads": 0}],
-    "requests_total": 42, "mode": "normal", "cleanups": [],
-}
-
-
 def test_everything_that_an_agent_tells_becomes_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """Each figure under the name that docs/metrics.md has for it; what the agent is stands in rag_agent_info."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD))
     found = watching(made.pid, tmp_path, lambda watch: watch.until("rag_requests_total", 42.0))
 
     assert found["rag_agent_up"] == found["rag_agent_info glibc 1 0.0.1"] == 1.0
@@ -357,7 +336,7 @@ def test_everything_that_an_agent_tells_becomes_series(spawn: Callable[..., Targ
 
 def test_figures_of_the_collector_are_not_told_twice(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """What is read from outside stays as it is; the agent adds what cannot be read there."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD))
 
     async def look(watch: Watching) -> list[Sample]:
         await watch.until("rag_requests_total", 42.0)
@@ -371,7 +350,7 @@ def test_figures_of_the_collector_are_not_told_twice(spawn: Callable[..., Target
 
 def test_end_of_an_agent_ends_its_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """rag_agent_up is 0 from then on, nothing else of it is told, and it is found again when it is back."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL), "--stoppable")
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD), "--stoppable")
 
     async def stop(watch: Watching) -> tuple[dict[str, float], list[Any]]:
         await watch.until("rag_requests_total", 42.0)
@@ -422,7 +401,7 @@ def test_newer_protocol_is_used_as_far_as_it_is_known(
     spawn: Callable[..., Target], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its figures count, and that it is newer is said once."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", "newer", "--memory", json.dumps({**ALL, "new": 1}))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", "newer", "--memory", json.dumps({**ALL_TOLD, "new": 1}))
 
     async def look(watch: Watching) -> None:
         await watch.until("rag_requests_total", 42.0)
@@ -450,12 +429,12 @@ def test_names_without_end_make_no_series_without_end() -> None:
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-                        st.sampled_from([*ALL, *ALL["caches"][0], *ALL["models"][0], *ALL["torch"][0], "generations"]),
+                        st.sampled_from([*ALL_TOLD, *ALL_TOLD["caches"][0], *ALL_TOLD["models"][0], *ALL_TOLD["torch"][0], "generations"]),
                         inner, max_size=6), max_leaves=30)
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([*ALL]), JSON, max_size=8) | JSON)
+@given(st.dictionaries(st.sampled_from([*ALL_TOLD]), JSON, max_size=8) | JSON)
 def test_whatever_an_agent_tells_gives_figures_that_can_be_true(told: Any) -> None:
     """No figure is negative, infinite or no number; no label is empty, long or unprintable; nothing is raised."""
     try:

@@ -19,32 +19,12 @@ import pytest
 import rooms
 from conftest import Target, read_line, wait_until
 from dashboard_rules import Asked, expanded, family, queries
+from probing import ALL_TOLD
 from servers import CHECKOUT, AlertRecorder, RunningPrometheus, end, free_port, running_prometheus
 from sidecars import MIB, Sidecar, config, running_sidecar
 from test_dashboards import NAMES, read
 
 from sidecar.promql.tree import VectorSelector, walk
-
-TOLD = {
-    "gc": {"enabled": True, "frozen": 0, "generations": [
-        {"collections": 5, "collected": 6, "uncollectable": 0, "count": 1, "threshold": 700, "pause_seconds": 0.5,
-         "pause_max_seconds": 0.25}] * 3},
-    "python": {"allocated_blocks": 1000},
-    "malloc": {"allocator": "glibc", "arena_bytes": 9e6, "in_use_bytes": 5e6, "free_bytes": 4e6, "mmapped_bytes": 3e6,
-               "releasable_bytes": 2e6, "trim_returned_bytes_total": 1e6},
-    "torch": [{"device": "cuda:0", "backend": "cuda", "name": "A100", "uuid": "u", "allocated_bytes": 1e9,
-               "allocated_max_bytes": 2e9, "requested_bytes": 9e8, "reserved_bytes": 3e9, "active_bytes": 1e9,
-               "inactive_split_bytes": 2e8, "segments": 3, "alloc_retries_total": 1, "ooms_total": 0,
-               "device_alloc_total": 7, "device_free_total": 6, "releasable_bytes": 6e8, "device_free_bytes": 9e9,
-               "device_total_bytes": 2e10}],
-    "tracemalloc": {"tracing": False, "traced_bytes": 1, "peak_bytes": 2, "overhead_bytes": 3},
-    "caches": [{"cache": "answers", "entries": 3, "size_bytes": 3e6, "max_entries": 5, "max_bytes": 5e6, "hits": 8,
-                "misses": 2, "evictions": 1}],
-    "models": [{"model": "reranker", "loaded": True, "memory_bytes": 9e7, "device": "cpu", "source": "measured",
-                "last_used_at": 1.7e9, "loads": 1, "unloads": 0}],
-    "requests_total": 42, "mode": "normal", "cleanups": [],
-}
-"""What an agent with everything in it says of its process."""
 
 PAGE = b"# TYPE app_held_bytes gauge\napp_held_bytes 50000000\n"
 
@@ -224,7 +204,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         room = rooms.Room("dashboards", 512 * MIB) if rooms.USABLE else None
         if room:
             stack.callback(room.close)
-        target = start(stack, "odd_agent", "--place", str(tmp_path), "--memory", json.dumps(TOLD), room=room)
+        target = start(stack, "odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD), room=room)
         json_app, page_app = start(stack, "endpoint"), start(stack, "endpoint")
         urllib.request.urlopen(urllib.request.Request(f"{page_app.url}/memory", PAGE, {"Content-Type": "text/plain"}),
                                timeout=10).close()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sidecar.model import Labels, Metric, Sample, series
-from sidecar.procfs import parse_stat
+from sidecar.procfs import KeptFile, start_time_ticks
 
 INFO = Metric("rag_container_info", "info", "The container of a target that is found through Docker.")
 RUNNING = Metric("rag_container_running", "gauge", "1 while the container runs, else 0; absent where there is none.")
@@ -21,8 +21,6 @@ SHOWN_ID = 12
 """So many characters of a container's id are shown, as `docker ps` does."""
 INITS = frozenset({"docker-init", "tini", "tini-static", "dumb-init", "catatonit"})
 """Programs, by the name that the kernel keeps, that only start another one and reap what it leaves."""
-START_TICKS = 19
-"""The place of a start time among the fields of /proc/PID/stat behind the name."""
 
 
 class Exit(NamedTuple):
@@ -97,15 +95,10 @@ def _oldest_in(container_id: str, proc: str) -> int | None:
     for entry in os.listdir(proc):
         if entry.isdecimal() and _is_in(container_id, int(entry), proc):
             try:
-                found.append((int(_stat(int(entry), proc)[START_TICKS]), int(entry)))
+                found.append((start_time_ticks(KeptFile(f"{proc}/{entry}/stat", size=1024).read()), int(entry)))
             except (OSError, ValueError, IndexError):  # it has ended
                 continue
     return min(found)[1] if found else None
-
-
-def _stat(pid: int, proc: str) -> list[bytes]:
-    with open(f"{proc}/{pid}/stat", "rb") as file:
-        return parse_stat(file.read(4096))
 
 
 def _name(pid: int, proc: str) -> str:
