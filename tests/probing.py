@@ -100,7 +100,7 @@ def as_nobody(function: Callable[[], Any]) -> Any:
     return function() if os.geteuid() else seen_as(_become_nobody, function)
 
 
-ALL_TOLD = {
+TOLD = {
     "gc": {"enabled": True, "frozen": 0, "generations": [
         {"collections": 5, "collected": 6, "uncollectable": 0, "count": 1, "threshold": 700, "pause_seconds": 0.5,
          "pause_max_seconds": 0.25}] * 3},

@@ -19,7 +19,7 @@ import pytest
 from conftest import Target, read_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from probing import ALL_TOLD, NOBODY, OWN, Obedient, as_nobody, target, values
+from probing import NOBODY, OWN, TOLD, Obedient, as_nobody, target, values
 
 from sidecar.errors import ProbeFailed
 from sidecar.model import Sample
@@ -316,7 +316,7 @@ def watching(pid: int, place: Path | str, scenario: Callable[[Watching], Awaitab
 
 def test_everything_that_an_agent_tells_becomes_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """Each figure under the name that docs/metrics.md has for it; what the agent is stands in rag_agent_info."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(TOLD))
     found = watching(made.pid, tmp_path, lambda watch: watch.until("rag_requests_total", 42.0))
 
     assert found["rag_agent_up"] == found["rag_agent_info glibc 1 0.0.1"] == 1.0
@@ -336,7 +336,7 @@ def test_everything_that_an_agent_tells_becomes_series(spawn: Callable[..., Targ
 
 def test_figures_of_the_collector_are_not_told_twice(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """What is read from outside stays as it is; the agent adds what cannot be read there."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(TOLD))
 
     async def look(watch: Watching) -> list[Sample]:
         await watch.until("rag_requests_total", 42.0)
@@ -350,7 +350,7 @@ def test_figures_of_the_collector_are_not_told_twice(spawn: Callable[..., Target
 
 def test_end_of_an_agent_ends_its_series(spawn: Callable[..., Target], tmp_path: Path) -> None:
     """rag_agent_up is 0 from then on, nothing else of it is told, and it is found again when it is back."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD), "--stoppable")
+    made = spawn("odd_agent", "--place", str(tmp_path), "--memory", json.dumps(TOLD), "--stoppable")
 
     async def stop(watch: Watching) -> tuple[dict[str, float], list[Any]]:
         await watch.until("rag_requests_total", 42.0)
@@ -401,7 +401,7 @@ def test_newer_protocol_is_used_as_far_as_it_is_known(
     spawn: Callable[..., Target], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its figures count, and that it is newer is said once."""
-    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", "newer", "--memory", json.dumps({**ALL_TOLD, "new": 1}))
+    made = spawn("odd_agent", "--place", str(tmp_path), "--answer", "newer", "--memory", json.dumps({**TOLD, "new": 1}))
 
     async def look(watch: Watching) -> None:
         await watch.until("rag_requests_total", 42.0)
@@ -429,12 +429,12 @@ def test_names_without_end_make_no_series_without_end() -> None:
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-                        st.sampled_from([*ALL_TOLD, *ALL_TOLD["caches"][0], *ALL_TOLD["models"][0], *ALL_TOLD["torch"][0], "generations"]),
+                        st.sampled_from([*TOLD, *TOLD["caches"][0], *TOLD["models"][0], *TOLD["torch"][0], "generations"]),
                         inner, max_size=6), max_leaves=30)
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([*ALL_TOLD]), JSON, max_size=8) | JSON)
+@given(st.dictionaries(st.sampled_from([*TOLD]), JSON, max_size=8) | JSON)
 def test_whatever_an_agent_tells_gives_figures_that_can_be_true(told: Any) -> None:
     """No figure is negative, infinite or no number; no label is empty, long or unprintable; nothing is raised."""
     try:

@@ -19,7 +19,7 @@ import pytest
 import rooms
 from conftest import Target, read_line, wait_until
 from dashboard_rules import Asked, expanded, family, queries
-from probing import ALL_TOLD
+from probing import TOLD
 from servers import CHECKOUT, AlertRecorder, RunningPrometheus, end, free_port, running_prometheus
 from sidecars import MIB, Sidecar, config, running_sidecar
 from test_dashboards import NAMES, read
@@ -204,7 +204,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         room = rooms.Room("dashboards", 512 * MIB) if rooms.USABLE else None
         if room:
             stack.callback(room.close)
-        target = start(stack, "odd_agent", "--place", str(tmp_path), "--memory", json.dumps(ALL_TOLD), room=room)
+        target = start(stack, "odd_agent", "--place", str(tmp_path), "--memory", json.dumps(TOLD), room=room)
         json_app, page_app = start(stack, "endpoint"), start(stack, "endpoint")
         urllib.request.urlopen(urllib.request.Request(f"{page_app.url}/memory", PAGE, {"Content-Type": "text/plain"}),
                                timeout=10).close()
