@@ -429,7 +429,8 @@ def test_names_without_end_make_no_series_without_end() -> None:
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
                     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-                        st.sampled_from([*TOLD, *TOLD["caches"][0], *TOLD["models"][0], *TOLD["torch"][0], "generations"]),
+                        st.sampled_from([*TOLD, *TOLD["caches"][0], *TOLD["models"][0], *TOLD["torch"][0],
+                                         "generations"]),
                         inner, max_size=6), max_leaves=30)
 
 
