@@ -346,11 +346,14 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """What a function returns, and what it raised in words. The one place that catches everything.
 
     The functions are the app's, or call what is the app's: they may raise anything, SystemExit too, and neither a
-    cleanup nor the agent's thread may end by it.
+    cleanup nor the agent's thread may end by it. In the main thread it goes on to the app, and so does Ctrl-C: there
+    they are mostly a signal's, and an app that is told to end must end.
     """
     try:
         return function(*arguments), ""
     except BaseException as error:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread():
+            raise
         return None, f"{type(error).__name__}: {error}"[:300]
 
 
@@ -1588,12 +1591,15 @@ class _Runner:
             self._work(run, worker)
 
     def _work(self, run: _Run, worker: object) -> None:
-        here, error = _attempt(self._steps, run, worker)
-        if error:  # for want of memory: what has been done is told all the same
-            run.lines.append({"step": "cleanup", "error": error})
-        if here or error:
-            _attempt(run.finish)
-            self._done(run)
+        here, error = False, "it was interrupted"
+        try:
+            here, error = _attempt(self._steps, run, worker)
+        finally:
+            if error:  # interrupted, or for want of memory: what has been done is told all the same
+                run.lines.append({"step": "cleanup", "error": error})
+            if here or error:
+                _attempt(run.finish)
+                self._done(run)
 
     def _steps(self, run: _Run, worker: object) -> bool:
         """Carry out what is left to do. False if another thread has gone on without this one."""

@@ -317,6 +317,24 @@ def test_a_cleaner_that_fails_is_reported_and_stops_nothing(app):
     assert app.errors.read_text() == ""
 
 
+def test_an_app_that_is_told_to_end_in_the_middle_of_its_own_cleanup_ends(app):
+    """What the app's signal handlers raise in its main thread goes on to the app, and later cleanups are done."""
+    app.do("import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))")
+    app.do("number = signal.SIGINT; agent.on_cleanup(lambda level: os.kill(os.getpid(), number), name='signals')")
+    app.do("""
+try: agent.cleanup()
+except KeyboardInterrupt: interrupted = True""")
+
+    told = app.get("/memory")["cleanups"][-1]
+    assert (app.do("interrupted"), told["outcome"]) == (True, "partial")
+    assert told["steps"][-1]["error"] == "it was interrupted"
+    app.do("number = 0")
+    assert app.do("agent.cleanup()['outcome']") == "done"
+    app.do("number = signal.SIGTERM")
+    app.begin("agent.cleanup()")
+    assert app.process.wait(30) == 7
+
+
 def test_a_cleaner_that_hangs_is_left_behind(app):
     """A cleanup goes on without a callback that does not return, and later ones leave it out until it does."""
     app.do("import threading; gate = threading.Event(); agent.CALLBACK_SECONDS = 0.2")

@@ -40,7 +40,7 @@ def _start_agent():
         sys.modules[OURS] = module = module_from_spec(spec)
         spec.loader.exec_module(module)
         module.start()
-    except Exception as error:
+    except Exception as error:  # whatever fails in a stranger's Python: its program must not fail by it
         sys.modules.pop(OURS, None)
         sys.stderr.write("rag-sidecar: no agent in process: " + type(error).__name__ + ": " + str(error) + "\n")
 
