@@ -72,6 +72,11 @@ def parse_stat(text: bytes) -> list[bytes]:
     return text[text.rindex(b")") + 2:].split()
 
 
+def parent_pid(stat: bytes) -> int:
+    """Field 4 of /proc/PID/stat: who started the process, or who has adopted it since; 0 if nobody that is seen."""
+    return int(parse_stat(stat)[1])
+
+
 def start_time_ticks(stat: bytes) -> int:
     """Field 22 of /proc/PID/stat: when the process started, in clock ticks since boot."""
     return int(parse_stat(stat)[19])

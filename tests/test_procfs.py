@@ -28,7 +28,7 @@ Threads:\t12
 SigCgt:\t0000000000000a02
 """
 PARSERS: list[Callable[[bytes], Any]] = [
-    parse_stat, procfs.start_time_ticks, procfs.resident_bytes, parse_keyed, procfs.anon_bytes,
+    parse_stat, procfs.parent_pid, procfs.start_time_ticks, procfs.resident_bytes, parse_keyed, procfs.anon_bytes,
     lambda text: status_field(text, b"VmRSS"), lambda text: status_mask(text, b"SigCgt"),
     lambda text: procfs.unreclaimable_bytes(text, text), lambda text: procfs.unreclaimable_bytes(b"1", text)]
 ALMOST = st.lists(st.sampled_from([
@@ -54,6 +54,7 @@ def test_fields_of_stat_start_behind_the_name(name: bytes) -> None:
 
     assert parse_stat(text)[0] == b"S"
     assert parse_stat(text)[17] == b"7"
+    assert procfs.parent_pid(text) == 1
     assert procfs.start_time_ticks(text) == 627893
 
 

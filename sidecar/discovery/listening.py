@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from sidecar.procfs import parse_stat
+from sidecar.procfs import KeptFile, parent_pid, start_time_ticks
 
 LISTEN = b"0A"
 MOST_LISTENERS = 10_000
@@ -119,12 +119,11 @@ def _held(folder: str, sockets: Mapping[str, int]) -> int | None:
 def _holder(pid: int, proc: str) -> Holder:
     with open(f"{proc}/{pid}/comm", "rb") as file:
         name = file.read(64).decode("utf-8", "replace").rstrip("\n")
-    return Holder(int(_stat(pid, proc)[19]), pid, name)
+    return Holder(start_time_ticks(_stat(pid, proc)), pid, name)
 
 
-def _stat(pid: int, proc: str) -> list[bytes]:
-    with open(f"{proc}/{pid}/stat", "rb") as file:
-        return parse_stat(file.read(4096))
+def _stat(pid: int, proc: str) -> bytes:
+    return KeptFile(f"{proc}/{pid}/stat", size=1024).read()
 
 
 def _chief(holders: Sequence[Holder], proc: str) -> int:
@@ -137,7 +136,7 @@ def _ancestors(pid: int, proc: str) -> Iterator[int]:
     """The parent of a process, its parent and so on, as far as they are there."""
     seen = {pid}
     try:
-        while (pid := int(_stat(pid, proc)[1])) not in seen:
+        while (pid := parent_pid(_stat(pid, proc))) not in seen:
             seen.add(pid)
             yield pid
     except (OSError, ValueError, IndexError):

@@ -8,14 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from sidecar.procfs import parse_stat
+from sidecar.procfs import parent_pid
 
 MOST_COMMAND_LINE = 4096
 MOST_BYTES_A_CHARACTER = 4
 TO_SPACES = bytes.maketrans(b"\0\n", b"  ")
 MOST_PIDFILE_BYTES = 64
-PARENT = 1
-"""The place of a parent's pid among the fields of /proc/PID/stat behind the name."""
 
 
 class Noted(NamedTuple):
@@ -120,7 +118,7 @@ def ourselves() -> frozenset[int]:
     found = [os.getpid()]
     while found[-1] > 0:  # a process without a parent in this namespace has the parent 0
         try:
-            found.append(int(parse_stat(Path(f"/proc/{found[-1]}/stat").read_bytes())[PARENT]))
+            found.append(parent_pid(Path(f"/proc/{found[-1]}/stat").read_bytes()))
         except OSError:  # hidden from us (hidepid), or just ended
             break
     return frozenset(found)

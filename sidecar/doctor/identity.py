@@ -9,7 +9,7 @@ from sidecar.doctor.facts import UNREADABLE, Fact, printable
 from sidecar.doctor.patient import SYS_PTRACE, Patient, hidepid, meet, read
 from sidecar.doctor.refusals import refused
 from sidecar.errors import TargetGone
-from sidecar.procfs import CLOCK_TICKS, boot_time, parse_stat
+from sidecar.procfs import CLOCK_TICKS, boot_time, parent_pid
 
 GROUP = "identity"
 MOST_PROCESSES = 1 << 16
@@ -67,7 +67,7 @@ def descendants(patient: Patient) -> dict[int, str]:
         try:
             stat = read(f"{patient.roots.proc}/{pid}/stat")
             name = stat[stat.index(b"(") + 1:stat.rindex(b")")].decode("utf-8", "replace")
-            children.setdefault(int(parse_stat(stat)[1]), []).append((pid, name))
+            children.setdefault(parent_pid(stat), []).append((pid, name))
         except UNREADABLE:
             continue  # it has ended, or is hidden
     found: dict[int, str] = {}
@@ -145,7 +145,7 @@ def _is_below_first(patient: Patient) -> bool:
             return False
         parent = patient.pid
         for _ in range(100):
-            parent = int(parse_stat(read(f"{patient.roots.proc}/{parent}/stat"))[1])
+            parent = parent_pid(read(f"{patient.roots.proc}/{parent}/stat"))
             if parent <= 1:
                 return parent == 1
     except UNREADABLE:
