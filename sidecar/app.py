@@ -15,6 +15,7 @@ from sidecar.actions.dispatch import Dispatch
 from sidecar.actions.flight import open_record
 from sidecar.actions.ledger import Ledger
 from sidecar.app_parts import Parts, check_pids, parts_of
+from sidecar.app_pause import Pause
 from sidecar.app_reload import Reloads
 from sidecar.clock import busy, monotonic, wall
 from sidecar.config import Settings, rows
@@ -80,7 +81,8 @@ class _Desk:
         self._known: dict[str, Identity] = {}
         self._unserved = False
         self._over = False
-        self._wake = asyncio.Event()
+        self._calm_seconds = parts.calm_seconds
+        self._pause = Pause(lambda: self._pipeline.beat())
         self._turn = asyncio.Lock()
         """Whoever holds it ticks, or changes what the ticks work with."""
 
@@ -163,7 +165,7 @@ class _Desk:
     def _lend(self, url: str) -> None:
         """Have the servers know which targets there are, and what may be ordered."""
         self._view.hands = self._pipeline.by_hand.lend(
-            self._parts.names, url, wall, asyncio.sleep, lambda: self._pipeline.crashes.forgive())
+            self._parts.names, url, wall, asyncio.sleep, lambda: self._pipeline.crashes.forgive(), self._pause.stir)
 
     async def _follow_containers(self) -> None:
         """Have the Docker engine asked for those that are targets, until the end or another configuration."""
@@ -238,7 +240,7 @@ class _Desk:
         async with self._turn:
             await self._withdraw()
             self._notifier.change(settings.alertmanagers, settings.external_labels)
-            self._parts = parts
+            self._parts, self._calm_seconds = parts, parts.calm_seconds
             self._dispatch.change(settings.actions.kill_switch, parts.courier)
             self._keep_brake()
             self._roster.change(parts.wanted)
@@ -271,7 +273,7 @@ class _Desk:
 
     def _note_reload(self, ok: bool) -> None:
         """A configuration was taken, or refused: the next tick shows it, and gives the orders again."""
-        self._wake.set()
+        self._pause.end()
         if self._view.about:
             self._view.about = replace(self._view.about, reloaded=ok)
             self._pipeline.vitals.reloaded = ok, self._view.about.configured_at
@@ -286,7 +288,7 @@ class _Desk:
         self._hear()
         due = monotonic()
         while not self._over:
-            self._wake.clear()
+            self._pause.begin()
             interval = self._parts.settings.evaluation_interval_seconds
             async with self._turn:
                 late = monotonic() - due
@@ -294,21 +296,20 @@ class _Desk:
             if self._unserved:
                 await serve()
             due = due + interval * (1 + int(late / interval)) if late >= 0.0 else min(due, monotonic() + interval)
-            try:
-                async with asyncio.timeout(max(0.0, due - monotonic())):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            due = await self._pause.over(due, due + self._calm_seconds - interval if pipeline.calm else due)
         loop.remove_reader(self._dispatch.sock)
         async with self._turn:
             pipeline.last_words(wall())
 
     def _hear(self) -> None:
         """The guard has said something; when it has hung up, the desk ends."""
-        self._pipeline.heard(self._dispatch.receive())
+        events = self._dispatch.receive()
+        self._pipeline.heard(events)
+        if events:
+            self._pause.stir()
         if self._dispatch.ended:
             self._over = True
-            self._wake.set()
+            self._pause.end()
 
 
 def _shown(settings: Settings) -> Callable[[], list[tuple[str, str]]]:

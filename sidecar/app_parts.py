@@ -11,6 +11,7 @@ from sidecar.errors import SidecarError
 from sidecar.guard.wire import MOST_TARGETS
 from sidecar.model import Cleanup, Labels
 from sidecar.pipeline import Plan
+from sidecar.pipeline_calm import may_rest
 from sidecar.probes.agent import Reach
 from sidecar.probes.endpoint_figures import Endpoint
 from sidecar.probes.sampler import Scope
@@ -58,6 +59,13 @@ class Parts:
         """
         file = self.settings.storage / "brake.held"
         return str(file) if any(plan.loan for plan in self.plans.values()) or file.exists() else ""
+
+    @property
+    def calm_seconds(self) -> float:
+        """How far ticks lie apart while all is calm: not at all farther than else where a rule would miss samples."""
+        settings = self.settings
+        longer = may_rest(self.specs, settings.calm_interval_seconds)
+        return settings.calm_interval_seconds if longer else settings.evaluation_interval_seconds
 
     def groups(self, url: str) -> list[Group]:
         """The rules, new and without state; their alerts lead to `url`."""

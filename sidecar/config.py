@@ -158,12 +158,14 @@ def _settings(document: Document, flags: Mapping[str, Any], storage: Path, secon
     """What the document says about everything but its targets and rules, with environment and flags laid over it."""
     every = replace(document.actions.every, **{f"{cleanup}_seconds": value for cleanup, value in seconds.items()})
     acting = replace(document.actions, mode=flags.get("mode", document.actions.mode), every=every)
+    interval, calm = document.intervals()
     web = Web(flags.get("web_listen", document.web.listen), document.web.hosts, document.web.token_file,
               flags.get("web_config", document.web.config_file), lifecycle="web_lifecycle" in flags)
     return Settings(
         targets=(),
         rules=None,
-        evaluation_interval_seconds=document.evaluation_interval_seconds,
+        evaluation_interval_seconds=interval,
+        calm_interval_seconds=calm,
         features=flags.get("features", tuple(dict.fromkeys(document.features))),
         external_labels=document.external_labels,
         job=document.job,

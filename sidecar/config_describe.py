@@ -49,6 +49,7 @@ def _pairs(settings: Settings) -> Iterator[tuple[str, str]]:
         yield from _target(target, f"targets[{index}]")
     yield "rules", ", ".join(map(str, settings.rules)) if settings.rules is not None else "the shipped ones"
     yield "evaluation_interval", duration_text(settings.evaluation_interval_seconds)
+    yield "calm_interval", duration_text(settings.calm_interval_seconds)
     yield "features", _listed(settings.features)
     yield "external_labels", _listed(f"{name}={value}" for name, value in settings.external_labels.items())
     yield "job", settings.job

@@ -28,8 +28,11 @@ def mistakes(document: Document) -> Iterator[tuple[str, str]]:
         for at, channel in enumerate(target.cleanup):
             if isinstance(channel, ExecChannel):
                 yield from _not_allowed(channel, document.actions, f"targets[{index}].cleanup[{at}].exec")
-    if not 0.1 <= document.evaluation_interval_seconds <= 3600:
+    interval, calm = document.intervals()
+    if not 0.1 <= interval <= 3600:
         yield "evaluation_interval", "must be at least 100ms and at most 1h"
+    elif not interval <= calm <= 3600:
+        yield "calm_interval", "must be at least evaluation_interval and at most 1h"
     for name in document.external_labels:
         if not LABEL_NAME.fullmatch(name) or name.startswith("__"):
             yield f"external_labels.{name}", f"{name!r} is not the name of a label"

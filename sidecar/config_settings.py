@@ -22,6 +22,7 @@ from sidecar.thresholds import UNITS, Wanted
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "logfmt", "json"]
 
+INTERVAL_SECONDS, CALM_INTERVAL_SECONDS = 1.0, 2.0
 DEFAULTS = Options()
 LEAST_LOAN_BYTES, MOST_LOAN_BYTES = 16 << 20, 64 << 30
 
@@ -284,7 +285,8 @@ class Document:
 
     targets: tuple[Target, ...] = ()
     rules: tuple[str, ...] | None = None
-    evaluation_interval_seconds: float = 1.0
+    evaluation_interval_seconds: float | None = None
+    calm_interval_seconds: float | None = None
     features: tuple[Feature, ...] = ()
     external_labels: Mapping[str, str] = field(default_factory=dict)
     job: str = "rag-sidecar"
@@ -294,6 +296,12 @@ class Document:
     web: WebSection = WebSection()
     storage: Storage = Storage()
     docker: DockerSection = DockerSection()
+
+    def intervals(self) -> tuple[float, float]:
+        """How many seconds ticks lie apart, and while all is calm: whoever says the first is taken at that word."""
+        said, calm = self.evaluation_interval_seconds, self.calm_interval_seconds
+        interval = INTERVAL_SECONDS if said is None else said
+        return interval, calm if calm is not None else CALM_INTERVAL_SECONDS if said is None else interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +316,7 @@ class Settings:
     targets: tuple[Target, ...]
     rules: tuple[Path, ...] | None
     evaluation_interval_seconds: float
+    calm_interval_seconds: float
     features: tuple[Feature, ...]
     external_labels: Mapping[str, str]
     job: str

@@ -25,6 +25,7 @@ from sidecar.notify.alertmanager import Notifier
 from sidecar.notify.remediation import remedied
 from sidecar.pipeline_agents import Permits, follow, hand_over
 from sidecar.pipeline_brake import Braking, Loan
+from sidecar.pipeline_calm import calm
 from sidecar.pipeline_crashes import Crashes
 from sidecar.pipeline_families import USED, Vitals, families
 from sidecar.pipeline_gates import Gates
@@ -107,9 +108,10 @@ class Pipeline:
         self._braking = Braking()
         self._used_now: dict[str, float] = {}
         self._near: set[str] = set()
-        self._pace = Pace(stages.breathe, lambda: stages.dispatch.beat(stages.journal.marked), monotonic)
+        self.beat = partial(_beat, stages)
+        self._pace = Pace(stages.breathe, self.beat, monotonic)
         self._gates = Gates(stages.groups, plans)
-        self.crashes = Crashes(0, 0.0)
+        self.crashes, self.calm = Crashes(0, 0.0), False
 
     async def tick(self, now: float, late_seconds: float) -> None:
         """Events, targets, readings, verdicts, rules, alerts, orders. `now` is Unix time in seconds.
@@ -135,7 +137,7 @@ class Pipeline:
         await self._pace.through(self._live.take(counted, now))
         await self._pace.through(self._live.end(now))
         for group in stages.groups:
-            slot = group.due(now)
+            slot = group.due(now, rested=self.calm)
             if slot is not None:
                 await self._pace.through(group.steps(slot, stages.query, stages.store.append))
         alerts = [alert for group in stages.groups for alert in group.alerts()]
@@ -149,7 +151,7 @@ class Pipeline:
         self.lines.acted()
         self.by_hand.work(now)
         self._keeping.keep()
-        stages.dispatch.beat(stages.journal.marked)
+        self.beat()
         await self._pace.rest()
         stages.store.truncate(now)
         self._last = now
@@ -320,9 +322,16 @@ class Pipeline:
         return found
 
     def _publish(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> None:
-        """Show what people and Prometheus see until the next tick."""
+        """Show what people and Prometheus see until the next tick, and see how soon that has to come."""
+        under_way = self.acting.incidents.kept.open or self._stages.ledger.open()
+        self.calm = not under_way and calm(self._subjects_now, self.lines.known, alerts)
         why = self.acting.explain()
         left = Left(self._subjects_now, dict(self.lines.known), self._used_now, self._modes.found())
         self._stages.view.snapshot = Snapshot(
             self.vitals.ticks, "", shown, Statuses(left), alerts, Shown(self._stages.ledger.attempts()),
             why["decisions"], why["incidents"], ModeStatuses(left), readings.sights)
+
+
+def _beat(stages: Stages) -> None:
+    """A sign of life to the guard, with what need not be told again."""
+    stages.dispatch.beat(stages.journal.marked)

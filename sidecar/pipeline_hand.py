@@ -128,18 +128,23 @@ class ByHand:
         self.subjects[:] = [replace(each, paused=each.name in self._acting.paused) for each in self.subjects]
 
     def lend(self, targets: Sequence[str], url: str, clock: Callable[[], float],
-             sleep: Callable[[float], Awaitable[None]], forgive: Callable[[], None] = lambda: None) -> Hands:
+             sleep: Callable[[float], Awaitable[None]], forgive: Callable[[], None] = lambda: None,
+             stir: Callable[[], None] = lambda: None) -> Hands:
         """What the servers may have done: to these targets; `url` is that of our own alerts, `clock` is Unix time.
 
-        `forgive` is called when a person says `resume`.
+        `forgive` is called when a person says `resume`, `stir` whenever something is asked for that ticks go on with.
         """
 
         def named(target: str | None) -> Sequence[str]:
             return targets if target is None else [target]
 
         def resume(target: str | None) -> None:
-            self.resume(named(target), clock())
+            self.resume(named(target), asked_at())
             forgive()
+
+        def asked_at() -> float:
+            stir()
+            return clock()
 
         async def kept() -> None:
             waited = 0.0
@@ -150,12 +155,12 @@ class ByHand:
         return Hands(
             targets=targets, external_url=url,
             levels={level: policy.entry for level, policy in self.options.policies.items()},
-            order=lambda target, cleanup, dry_run: self.order(target, cleanup, clock(), dry_run=dry_run),
-            attempt=self.attempt, ask=lambda asked: self.ask(asked, clock()),
-            pause=lambda target, seconds: self.pause(named(target), seconds, clock()), resume=resume,
-            unpark=lambda target: self.unpark(named(target), clock()), paused=lambda: self._acting.paused,
+            order=lambda target, cleanup, dry_run: self.order(target, cleanup, asked_at(), dry_run=dry_run),
+            attempt=self.attempt, ask=lambda asked: self.ask(asked, asked_at()),
+            pause=lambda target, seconds: self.pause(named(target), seconds, asked_at()), resume=resume,
+            unpark=lambda target: self.unpark(named(target), asked_at()), paused=lambda: self._acting.paused,
             in_force=self._dispatch.in_force, lines=self.lines,
-            override=lambda target, override: self.override(target, override, clock()),
+            override=lambda target, override: self.override(target, override, asked_at()),
             now=clock, sleep=sleep, kept=kept)
 
     def _subject(self, target: str) -> Subject | None:

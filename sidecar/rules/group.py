@@ -62,11 +62,11 @@ class Group:
         """The rules that make alerts."""
         return tuple(rule for rule in self.rules if isinstance(rule, AlertingRule))
 
-    def due(self, now: float) -> float | None:
+    def due(self, now: float, *, rested: bool = False) -> float | None:
         """The slot to evaluate now (Unix seconds, at most `now`), or None.
 
         The first slot is the next one after the first call. A slot is given once; those that went by unused are
-        counted in `missed` and never made up for.
+        counted in `missed`, unless there was a `rested` pause before, and never made up for.
         """
         now_ms, interval_ms = int(now * 1000), max(1, round(self.interval_seconds * 1000))
         offset_ms = zlib.crc32(f"{self.name}\0{self.file}".encode()) % interval_ms
@@ -77,7 +77,7 @@ class Group:
             if slot_ms < self._next_slot_ms - interval_ms:  # the clock was set back: start anew from here
                 self._next_slot_ms = slot_ms + interval_ms
             return None
-        self.missed += (slot_ms - self._next_slot_ms) // interval_ms
+        self.missed += 0 if rested else (slot_ms - self._next_slot_ms) // interval_ms
         self._next_slot_ms = slot_ms + interval_ms
         return slot_ms / 1000
 
