@@ -7,8 +7,6 @@ lacks, and unpacked into `.cache/servers/`: nothing is installed. Protocol: http
 import asyncio
 import base64
 import contextlib
-import fcntl
-import functools
 import json
 import os
 import re
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import servers
-from servers import CACHE, NoServer, end, wait_until
+from servers import CACHE, end, wait_until
 
 PACKAGE = "chromium-headless-shell"
 PROGRAMS = (PACKAGE, "chromium", "google-chrome", "google-chrome-stable")
@@ -35,13 +33,11 @@ NOT_OURS = ("libc6", "libc-bin", "libc6-dev")
 
 
 def find() -> tuple[Path, dict[str, str]]:
-    """The program and the environment that it needs. Raises NoServer."""
+    """The program and the environment that it needs. Raises servers.NoServer."""
     for name in PROGRAMS:
         if found := shutil.which(name):
             return Path(found), {}
-    folder = _unpacked()
-    if isinstance(folder, str):
-        raise NoServer(f"no Chromium is on PATH and Debian's {PACKAGE} could not be fetched: {folder}")
+    folder = servers.unpacked(PACKAGE, _fetch)
     libraries = sorted({str(path.parent) for path in folder.glob("**/lib/*-linux-gnu*/**/*.so*")})
     env = {"LD_LIBRARY_PATH": ":".join(libraries)}
     if not Path("/etc/fonts/fonts.conf").exists():
@@ -49,38 +45,19 @@ def find() -> tuple[Path, dict[str, str]]:
     return folder / "usr" / "lib" / "chromium" / PACKAGE, env
 
 
-@functools.cache
-def _unpacked() -> Path | str:
-    """Where it lies unpacked, or why it does not: remembered, so that a machine without a network asks once."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        return "this machine has no apt-get and dpkg; install Chromium so that it is on PATH"
-    CACHE.mkdir(parents=True, exist_ok=True)
+def _fetch(work: Path) -> None:
+    """The package, what it needs that is not installed here, and where it finds fonts."""
+    def download(options: list[str]) -> None:
+        plan = servers.apt(work, *options, "install", "--simulate", "--no-install-recommends", PACKAGE, quiet=False)
+        names = [name for name in re.findall(r"^Inst (\S+)", plan, re.MULTILINE) if name not in NOT_OURS]
+        servers.apt(work, *options, "download", *names)
+
+    servers.from_lists(work, download)
+    servers.unpack(work)
     folder = CACHE / PACKAGE
-    with (CACHE / "lock").open("w") as lock:  # several test runs may share a checkout
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder
-        with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            try:
-                servers.from_lists(Path(work), functools.partial(_download, Path(work)))
-                for package in Path(work).glob("*.deb"):
-                    subprocess.run(["dpkg", "-x", package, f"{work}/unpacked"], check=True, capture_output=True,
-                                   timeout=120)
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                output = (error.stderr or b"").decode(errors="replace").strip()
-                return f"{output or error}; is there a network, and does `apt-get download {PACKAGE}` work?"
-            (Path(work) / "unpacked" / "fonts.conf").write_text(
-                f"<fontconfig><dir>/usr/share/fonts</dir><dir>{folder}/usr/share/fonts</dir>"
-                f"<cachedir>{folder}/fonts</cachedir></fontconfig>\n")
-            (Path(work) / "unpacked").rename(folder)
-    return folder
-
-
-def _download(work: Path, options: list[str]) -> None:
-    """Fetch the package and what it needs that is not installed here."""
-    plan = servers._apt(work, *options, "install", "--simulate", "--no-install-recommends", PACKAGE, quiet=False)
-    names = [name for name in re.findall(r"^Inst (\S+)", plan, re.MULTILINE) if name not in NOT_OURS]
-    servers._apt(work, *options, "download", *names)
+    (work / "unpacked" / "fonts.conf").write_text(
+        f"<fontconfig><dir>/usr/share/fonts</dir><dir>{folder}/usr/share/fonts</dir>"
+        f"<cachedir>{folder}/fonts</cachedir></fontconfig>\n")
 
 
 class Page:

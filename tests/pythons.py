@@ -1,6 +1,5 @@
 """Real Pythons for tests: those of the machine, and newer ones of Debian's next release, unpacked, never installed."""
 
-import fcntl
 import functools
 import glob
 import os
@@ -8,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -61,12 +59,13 @@ def fetched(version: str) -> Interpreter:
 
     Where that cannot be had, one of the machine's own. Raises servers.NoServer.
     """
-    tree = _tree(version)
-    if isinstance(tree, str):
+    try:
+        tree = servers.unpacked(f"python{version}-{SUITE}", functools.partial(_fetch, version))
+    except servers.NoServer:
         for own in installed():
             if f"{own.version[0]}.{own.version[1]}" == version:
                 return own
-        raise servers.NoServer(f"Python {version} could not be fetched: {tree}")
+        raise
     (loader,), (libraries,) = tree.glob("usr/lib/*/ld-linux-*.so.*"), tree.glob("usr/lib/*-linux-gnu")
     command = (str(loader), "--library-path", str(libraries), f"{tree}/usr/bin/python{version}")
     told = subprocess.run([*command, "-c", "import sys; print(*sys.version_info[:3])"], check=True, text=True,
@@ -74,29 +73,11 @@ def fetched(version: str) -> Interpreter:
     return Interpreter((int(told[0]), int(told[1]), int(told[2])), command, f"{tree}/usr", tree)
 
 
-@functools.cache
-def _tree(version: str) -> Path | str:
-    """Where a version lies unpacked, fit for chroot; or why it does not."""
-    sources = _sources()
-    if not (shutil.which("apt-get") and shutil.which("dpkg") and sources):
-        return f"this machine has no apt-get with Debian's packages; install python{version} so that it is on PATH"
-    servers.CACHE.mkdir(parents=True, exist_ok=True)
-    folder = servers.CACHE / f"python{version}-{SUITE}"
-    with (servers.CACHE / "lock").open("w") as lock:  # several test runs may share a checkout
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder
-        with tempfile.TemporaryDirectory(dir=servers.CACHE) as name:
-            try:
-                _fetch(version, sources, Path(name))
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                return f"{(error.stderr or b'').decode(errors='replace').strip() or error}"
-            (Path(name) / "unpacked").rename(folder)
-    return folder
+def sources() -> dict[str, str]:
+    """The machine's own sources of Debian, for another suite: what a file of them must be named, and its text.
 
-
-def _sources() -> dict[str, str]:
-    """The machine's own sources of Debian, for another suite: what a file of them must be named, and its text."""
+    Raises servers.NoServer where there are none.
+    """
     for path in sorted(Path("/etc/apt/sources.list.d").glob("*.sources")):
         for stanza in path.read_text().split("\n\n"):
             if re.search(r"^URIs:.*/debian/?$", stanza, re.MULTILINE):
@@ -105,33 +86,32 @@ def _sources() -> dict[str, str]:
         line = re.search(r"^(deb .*/debian/?) \S+ ", path.read_text() if path.exists() else "", re.MULTILINE)
         if line:
             return {f"{SUITE}.list": f"{line[1]} {SUITE} main\n"}
-    return {}
+    raise servers.NoServer("this machine has no apt-get with Debian's packages")
 
 
-def _fetch(version: str, sources: dict[str, str], work: Path) -> None:
-    """One version with the libraries that it needs."""
-    download(work, sources, (*(package.format(version) for package in PACKAGES), *SHARED))
+def _fetch(version: str, work: Path) -> None:
+    """One version with the libraries that it needs, fit for chroot."""
+    download(work, (*(package.format(version) for package in PACKAGES), *SHARED))
     for name in ("lib", "lib64"):
         (work / "unpacked" / name).symlink_to(f"usr/{name}")
 
 
-def download(work: Path, sources: dict[str, str], packages: Sequence[str]) -> None:
+def download(work: Path, packages: Sequence[str]) -> None:
     """Packages of that release, unpacked in `work`/unpacked.
 
-    Lists of our own need no root and leave the machine as it was. Raises what `subprocess.run` raises.
+    Lists of our own need no root and leave the machine as it was. Raises servers.NoServer and what `subprocess.run`
+    raises.
     """
     state, parts = servers.CACHE / f"apt-{SUITE}", work / "parts"
     for folder in (state / "lists" / "partial", state / "archives" / "partial", parts):
         folder.mkdir(parents=True, exist_ok=True)
-    for name, text in sources.items():
+    for name, text in sources().items():
         (parts / name).write_text(text)
     own = [f"-oDir::State::Lists={state / 'lists'}", f"-oDir::Cache={state}", "-oDir::Etc::sourcelist=/dev/null",
            f"-oDir::Etc::sourceparts={parts}", "-oDir::State::status=/dev/null"]
-    servers._apt(work, *own, "update")
-    servers._apt(work, *own, "download", *packages)
-    for package in work.glob("*.deb"):
-        unpack = ["dpkg", "-x", str(package), str(work / "unpacked")]
-        subprocess.run(unpack, check=True, capture_output=True, timeout=120)
+    servers.apt(work, *own, "update")
+    servers.apt(work, *own, "download", *packages)
+    servers.unpack(work)
 
 
 def wanted(version: str) -> Interpreter:

@@ -39,6 +39,8 @@ PACKAGES = {  # program -> Debian's package
 }
 READY_SECONDS = 30.0
 TEMPLATES = b"/usr/share/prometheus/alertmanager"
+_REFUSED: dict[str, str] = {}
+"""What could not be fetched, and why."""
 
 
 class NoServer(Exception):
@@ -94,40 +96,62 @@ def find_binary(program: str, package: str = "") -> Path:
     for name in names:
         if found := shutil.which(name):
             return Path(found)
-    folder = _unpacked(package)
-    if isinstance(folder, str):
-        raise NoServer(f"{program} is not on PATH and Debian's package {package} could not be fetched: {folder}")
+    folder = debian(package)
     for name in names:
         if (path := folder / "usr" / "bin" / name).exists():
             return path
     raise NoServer(f"Debian's package {package} holds none of {', '.join(names)}; looked in {folder}")
 
 
-@functools.cache
-def _unpacked(package: str) -> Path | str:
-    """Where `package` lies unpacked, or why it does not: remembered, so that a machine without a network asks once."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        return "this machine has no apt-get and dpkg; install the program so that it is on PATH"
+def debian(package: str) -> Path:
+    """Where a package of Debian lies unpacked. Raises NoServer."""
+    return unpacked(package, functools.partial(_fetch, package))
+
+
+def unpacked(name: str, fetch: Callable[[Path], None]) -> Path:
+    """The folder of this name in the cache. If it is not there, it is what `fetch(work)` has laid into `work`/unpacked.
+
+    Raises NoServer, of one name once and then at once: a machine without a network asks once.
+    """
+    folder = CACHE / name
+    if folder.exists():
+        return folder
+    if name in _REFUSED:
+        raise NoServer(_REFUSED[name])
     CACHE.mkdir(parents=True, exist_ok=True)
-    folder = CACHE / package
-    with (CACHE / "lock").open("w") as lock:  # several test runs may share a checkout
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (CACHE / "lock").open("w") as lock, tempfile.TemporaryDirectory(dir=CACHE) as work:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may share a checkout
         if folder.exists():
             return folder
-        with tempfile.TemporaryDirectory(dir=CACHE) as work:
-            try:
-                _unpack(_download(package, Path(work)), Path(work) / "unpacked")
-            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-                output = (error.stderr or b"").decode(errors="replace").strip()
-                return f"{output or error}; is there a network, and does `apt-get download {package}` work?"
-            (Path(work) / "unpacked").rename(folder)
+        try:
+            fetch(Path(work))
+        except (FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or error
+            _REFUSED[name] = (f"{name} could not be fetched: {said}; is there a network, and does `apt-get download` "
+                              "work? A program on PATH is used as it is")
+            raise NoServer(_REFUSED[name]) from None
+        (Path(work) / "unpacked").rename(folder)
     return folder
 
 
-def _download(package: str, work: Path) -> Path:
-    """The package's file."""
-    from_lists(work, lambda options: _apt(work, *options, "download", package))
-    return next(work.glob("*.deb"))
+def unpack(work: Path) -> None:
+    """Debian's packages in the folder `work`, all into `work`/unpacked. Raises what `subprocess.run` raises."""
+    for package in work.glob("*.deb"):
+        subprocess.run(["dpkg", "-x", package, work / "unpacked"], check=True, capture_output=True, timeout=120)
+
+
+def _fetch(package: str, work: Path) -> None:
+    """Have a package, and let Debian's Alertmanager find its templates where it is started instead of below /usr.
+
+    It reads them from a fixed path there and ends without them. The replacement has the very same length, because the
+    length of a string is written elsewhere in a Go program; `running_alertmanager` starts it in that folder.
+    """
+    from_lists(work, lambda options: apt(work, *options, "download", package))
+    unpack(work)
+    for program in (work / "unpacked").glob("usr/bin/*"):
+        content = program.read_bytes()
+        if TEMPLATES in content:
+            program.write_bytes(content.replace(TEMPLATES, b"/proc/self/cwd".ljust(len(TEMPLATES), b"/")))
 
 
 def from_lists(work: Path, ask: Callable[[list[str]], Any]) -> None:
@@ -141,28 +165,15 @@ def from_lists(work: Path, ask: Callable[[list[str]], Any]) -> None:
     except subprocess.CalledProcessError:
         for part in ("lists/partial", "archives/partial"):
             (CACHE / "apt" / part).mkdir(parents=True, exist_ok=True)
-        _apt(work, *own, "update")
+        apt(work, *own, "update")
         ask(own)
 
 
-def _apt(work: Path, *arguments: str, quiet: bool = True) -> str:
+def apt(work: Path, *arguments: str, quiet: bool = True) -> str:
     """What apt-get prints. Raises CalledProcessError."""
     polite = ["-oAcquire::Retries=2", "-oAcquire::http::Timeout=20", "-oAPT::Sandbox::User=", *(["-qq"] * quiet)]
     done = subprocess.run(["apt-get", *polite, *arguments], cwd=work, check=True, capture_output=True, timeout=300)
     return done.stdout.decode(errors="replace")
-
-
-def _unpack(package: Path, folder: Path) -> None:
-    """Unpack, and let Debian's Alertmanager find its templates where it is started instead of where it is installed.
-
-    It reads them from a fixed path below /usr and ends without them. The replacement has the very same length, because
-    the length of a string is written elsewhere in a Go program; `running_alertmanager` starts it in that folder.
-    """
-    subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True, capture_output=True, timeout=120)
-    for program in (folder / "usr" / "bin").iterdir():
-        content = program.read_bytes()
-        if TEMPLATES in content:
-            program.write_bytes(content.replace(TEMPLATES, b"/proc/self/cwd".ljust(len(TEMPLATES), b"/")))
 
 
 PORTS_A_WORKER = 2_500

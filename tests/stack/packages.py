@@ -35,7 +35,7 @@ MACHINE = platform.machine()
 def engine() -> Path:
     """The root below which the engine's packages lie."""
     def fetch(folder: Path) -> None:
-        servers.from_lists(folder, lambda options: servers._apt(folder, *options, "download", *ENGINE))
+        servers.from_lists(folder, lambda options: servers.apt(folder, *options, "download", *ENGINE))
         for package in folder.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, folder], check=True, capture_output=True, timeout=300)
             package.unlink()
@@ -48,7 +48,7 @@ def engine() -> Path:
 def newer() -> Path:
     """The root below which Compose and Alertmanager of Debian's next release lie."""
     def fetch(folder: Path) -> None:
-        pythons.download(folder, pythons._sources(), NEWER)
+        pythons.download(folder, NEWER)
         for package in folder.glob("*.deb"):
             package.unlink()
 
@@ -66,7 +66,7 @@ def environment() -> dict[str, str]:
 def base() -> Path:
     """A folder with `base.tar`, the root of the image that stands for python:3.13-slim-trixie."""
     def fetch(folder: Path) -> None:
-        (sources,) = pythons._sources().values()
+        (sources,) = pythons.sources().values()
         mirror = re.search(r"^(?:URIs: *|deb (?:\[.*\] )?)(\S+)", sources, re.MULTILINE)
         assert mirror, sources
         tree, env = folder / "tree", environment()
