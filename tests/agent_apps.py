@@ -167,6 +167,18 @@ class App:
         assert answer.status == 200, answer
         return {step["step"]: step for step in answer.body["steps"]}
 
+    def agent_sleeps(self, seconds: float) -> bool:
+        """Whether its thread passes the next seconds without a switch of context."""
+        tid = self.do("next(t.native_id for t in __import__('threading').enumerate() if t.name == 'rag-sidecar-agent')")
+
+        def switches() -> list[str]:
+            status = Path(f"/proc/{self.pid}/task/{tid}/status").read_text()
+            return [line for line in status.splitlines() if "ctxt_switches" in line]
+
+        before = switches()
+        self.do(f"__import__('time').sleep({seconds})")
+        return switches() == before
+
     def close(self) -> int:
         """End it in order: its input ends. Returns its exit code."""
         assert self.process.stdin

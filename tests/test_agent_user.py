@@ -103,18 +103,7 @@ def test_once_it_cannot_change_its_user_nothing_wakes_the_agent(apps: tuple[App,
     app, _ = apps
     app.do(f"os.setgid({NOBODY}); os.setuid({NOBODY})")
     wait_until(lambda: answers(socket_of(place, NOBODY, app.pid)), 30, "the socket in the new user's folder")
-    tid = app.do("next(t.native_id for t in __import__('threading').enumerate() if t.name == 'rag-sidecar-agent')")
-
-    def switches() -> list[str]:
-        status = Path(f"/proc/{app.pid}/task/{tid}/status").read_text()
-        return [line for line in status.splitlines() if "ctxt_switches" in line]
-
-    def slept() -> bool:
-        before = switches()
-        app.do("__import__('time').sleep(2)")
-        return switches() == before
-
-    wait_until(slept, 30, "two seconds without waking")
+    wait_until(lambda: app.agent_sleeps(2), 30, "two seconds without waking")
 
 
 def up(sidecar: Sidecar) -> int:
