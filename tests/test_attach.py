@@ -173,11 +173,9 @@ def test_program_that_takes_in_no_code_is_refused(
     assert "rag-sidecar run -- COMMAND" in done.stderr
 
 
-@pytest.mark.parametrize("interpreter", installed((3, 9)), ids=str)
+@pytest.mark.parametrize("interpreter", [each for each in installed((3, 9)) if each.version < (3, 14)], ids=str)
 def test_older_pythons_are_refused(interpreter: Interpreter) -> None:
     """Up to 3.13 there is no way in: the message says what to do instead."""
-    if interpreter.version >= (3, 14):
-        pytest.skip("it is not older")
     with subprocess.Popen([*interpreter.command, "-c", BUSY], stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from certificates import make
 from servers import AlertRecorder, alertmanager, end, free_port
 from test_notify import EXTERNAL, alert, notify, sent, until
 
@@ -31,22 +32,8 @@ HASHED = "$2b$04$abcdefghijklmnopqrstuuLZYjhNQAOdpbzt4WxWlUHjv1wsyH5DG"
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an authority (ca.pem) and what it has signed: server.pem for NAME, client.pem, each with a key."""
-    if not shutil.which("openssl"):
-        pytest.skip("takes openssl, to make certificates")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    for authority in ("ca", "other"):
-        openssl(*new, "-keyout", f"{authority}.key", "-out", f"{authority}.pem", "-subj", f"/CN={authority}",
-                "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    for name, alternative in (("server", f"DNS:{NAME}"), ("client", "DNS:rag-sidecar")):
-        openssl(*new, "-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", f"{name}.key", "-out", f"{name}.pem",
-                "-subj", f"/CN={name}", "-addext", f"subjectAltName={alternative}",
-                "-addext", "basicConstraints=critical,CA:FALSE")
-    return folder
+    return make(tmp_path_factory.mktemp("certificates"), {
+        "server": ("ca", f"DNS:{NAME}"), "client": ("ca", "DNS:rag-sidecar")})
 
 
 def secret(folder: Path, text: str) -> Path:
