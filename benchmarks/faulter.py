@@ -12,7 +12,6 @@ import time
 
 PAGE = mmap.PAGESIZE
 BLOCK_BYTES = 1 << 20
-TOUCH = b"\1" * (BLOCK_BYTES // PAGE)
 
 
 def touched(size_bytes: int) -> mmap.mmap:

@@ -35,7 +35,6 @@ MIB = 1 << 20
 BEGAN = 1.8e9
 BOOTED = BEGAN - 1e6
 LINES = Wanted(main=Size(800 * MIB, "file"), critical=Size(1000 * MIB, "file"), basis="endpoint")
-LONGEST_STEP_SECONDS = 10.0
 CLEANUPS: tuple[Cleanup, ...] = ("light", "standard", "aggressive")
 CHANNEL = Channel("http", url="http://invented.invalid/")
 

@@ -49,7 +49,7 @@ HEADERS = {
 
 
 class EndpointReading(NamedTuple):
-    """What an endpoint told. `used_bytes` is None where it is unknown; `polled_at` (Unix time) says how old it is.
+    """What an endpoint told. `used_bytes` is None where it is unknown.
 
     `instance_id` names the start of the program that told it, "" where it is unknown: another one is another life.
     `missing` says why it tells nothing, or not what is wanted of it.
@@ -58,7 +58,6 @@ class EndpointReading(NamedTuple):
     samples: list[Sample]
     used_bytes: float | None
     up: bool
-    polled_at: float | None
     instance_id: str = ""
     missing: str = ""
 
@@ -193,16 +192,16 @@ class _Poller:
                    for metric, counts in ((DROPPED, self._dropped), (ERRORS, self._errors))
                    for reason, count in counts.items() if count]
         if self._seconds is None:
-            return EndpointReading(samples, None, False, None, missing=self._missing)
+            return EndpointReading(samples, None, False, missing=self._missing)
         samples += [make(UP.name, float(self._up), at), make(SECONDS.name, self._seconds, at)]
         figures, age = self._figures, self._timer() - self._told_at
         if figures is None or age > self._stale_seconds or at - age < since:
-            return EndpointReading(samples, None, self._up, None, missing=self._missing or OLD)
+            return EndpointReading(samples, None, self._up, missing=self._missing or OLD)
         samples += [make(figures.metric, value, at, *labels) for labels, value in figures.values.items()]
         if figures.state is not None:
             samples += [make(STATUS.name, float(figures.state == state), at, "status", state)
                         for state in (*self.endpoint.states, OTHER)]
-        return EndpointReading(samples, figures.used_bytes, self._up, at - age, figures.instance_id, self._missing)
+        return EndpointReading(samples, figures.used_bytes, self._up, figures.instance_id, self._missing)
 
 
 async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint) -> Figures:
