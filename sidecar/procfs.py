@@ -14,6 +14,12 @@ from sidecar.tuples import NamedTuple
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
+ENDED = FileNotFoundError, ProcessLookupError
+"""What says that a process has ended. Any other OSError says nothing of it: where memory or descriptors are short,
+files of /proc cannot be read for a while (ENOMEM, EMFILE, ENFILE, EINTR, EAGAIN)."""
+OUT_OF_SIGHT = *ENDED, PermissionError
+"""The same, or what may not be seen by us."""
+
 
 class Identity(NamedTuple):
     """One life of one process. `exe` is (device, inode) of its program, None where it may not be read."""
@@ -162,11 +168,11 @@ def _figure(text: bytes, key: bytes) -> int:
 
 
 def boot_id(proc: str = "/proc") -> str:
-    """The kernel's identity of this boot, or the empty string where it is hidden."""
+    """The kernel's identity of this boot, or the empty string where it is hidden. OSError: not now (see `ENDED`)."""
     try:
         with open(f"{proc}/sys/kernel/random/boot_id", "rb") as file:
             return file.read(64).decode("utf-8", "replace").strip()
-    except OSError:
+    except OUT_OF_SIGHT:
         return ""
 
 
@@ -180,7 +186,7 @@ def exe_of(folder: str, dir_fd: int | None = None) -> tuple[int, int] | None:
 
 
 def identify(pid: int, proc: str = "/proc") -> Identity:
-    """Who is `pid` now. Raises OSError (ENOENT, ESRCH) if there is no such process."""
+    """Who is `pid` now. Raises OSError: one of `ENDED` if there is no such process."""
     dir_fd = os.open(f"{proc}/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         stat = KeptFile("stat", dir_fd=dir_fd)
@@ -193,11 +199,14 @@ def identify(pid: int, proc: str = "/proc") -> Identity:
 
 
 def boot_time(proc: str = "/proc") -> float:
-    """When the machine was booted, in Unix seconds: the btime line of /proc/stat. 0 where it is hidden."""
+    """When the machine was booted, in Unix seconds: the btime line of /proc/stat. 0 where it is hidden.
+
+    Raises OSError where it cannot be read now.
+    """
     try:
         with open(f"{proc}/stat", "rb") as file:
             return next((float(line[6:]) for line in file if line.startswith(b"btime ")), 0.0)
-    except OSError:
+    except OUT_OF_SIGHT:
         return 0.0
 
 

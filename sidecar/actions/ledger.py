@@ -15,7 +15,8 @@ from sidecar.guard.wire import Event, Order
 from sidecar.model import Labels, Sample
 from sidecar.said import Said
 
-NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "no_courier", "no_agent", "another_sidecar", "instance_changed")
+NEVER_REFUSED_FOR_GOOD = ("gone", "changed", "unreadable", "no_courier", "no_agent", "another_sidecar",
+                          "instance_changed")
 """Reasons of a refusal that say nothing about the channel: the next attempt may well use it."""
 
 

@@ -12,8 +12,9 @@ from sidecar.discovery import container
 from sidecar.discovery.listening import by_port
 from sidecar.discovery.local import Noted, Running, by_cmdline, pid_in, running
 from sidecar.discovery.match import AsChild, ByCmdline, ByDocker, ByPid, ByPidfile, ByPort, ByUrl, Match
+from sidecar.errors import told
 from sidecar.model import Labels, Metric, Sample, Target, series
-from sidecar.procfs import CLOCK_TICKS, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
+from sidecar.procfs import CLOCK_TICKS, OUT_OF_SIGHT, Identity, KeptFile, boot_time, exe_of, identify, start_time_ticks
 from sidecar.promql.steps import Steps, finish
 from sidecar.said import Said
 
@@ -128,14 +129,16 @@ class Roster:
 
     def _identity(self, wanted: Wanted, now: float) -> Identity | None:
         """A process that is found for it; None if there is none."""
-        noted = self._find(wanted, now)
-        if not noted:
-            return None
         try:
-            found = identify(noted.pid, self._proc)
-        except (OSError, ValueError, IndexError):
+            noted = self._find(wanted, now)
+            found = identify(noted.pid, self._proc) if noted else None
+            if not (noted and found and _same(found, self._proc)) or not self._may_be(wanted, found) \
+                    or self._is_later(wanted, found, noted):
+                return None
+        except (*OUT_OF_SIGHT, ValueError, IndexError):
             return None  # it has ended while we looked
-        if not _same(found, self._proc) or not self._may_be(wanted, found) or self._is_later(wanted, found, noted):
+        except OSError as error:
+            self._say(wanted, f"it cannot be looked for now: {told(error)}")
             return None
         self._say(wanted, "")
         self._pauses.pop(wanted.name, None)
@@ -211,12 +214,17 @@ def _told(base: Labels, restarts: int, at: float) -> list[Sample]:
 
 
 def _same(identity: Identity, proc: str) -> bool:
-    """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one."""
+    """Whether the process runs, and still the same program: a zombie has ended, an exec makes it another one.
+
+    Where that cannot be read now it is taken for the same: only who is seen to have ended has ended.
+    """
     try:
         fields = KeptFile(f"{proc}/{identity.pid}/stat", size=1024).read()
         if start_time_ticks(fields) != identity.start_time_ticks or fields[fields.rindex(b")") + 2] in b"ZX":
             return False
         exe = exe_of(f"{proc}/{identity.pid}")
-    except (OSError, ValueError, IndexError):
+    except (*OUT_OF_SIGHT, ValueError, IndexError):
         return False
+    except OSError:
+        return True
     return exe is None or identity.exe is None or exe == identity.exe

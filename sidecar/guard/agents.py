@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 
 from sidecar.guard.fanout import Fanout
 from sidecar.guard.reply import Reply
-from sidecar.procfs import KeptFile, parse_stat
+from sidecar.procfs import ENDED, KeptFile, parse_stat
 
 MOST_OF_A_TARGET = 64
 READ_BYTES = 65536
@@ -41,7 +41,7 @@ class Link:
         try:
             fields = parse_stat(KeptFile(f"/proc/{self.pid}/stat", size=1024).read())
             return int(fields[19]) == self.start_time_ticks and fields[0] not in (b"Z", b"X")
-        except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+        except (*ENDED, ValueError, IndexError):
             return False
         except OSError:
             return True

@@ -78,6 +78,9 @@ class Deliveries:
             except Refused as error:
                 self._tell_of(flight, "refused", {"reason": error.reason, "message": error.message})
                 continue
+            except OSError as error:  # who it is cannot be seen now
+                self._tell_of(flight, "refused", {"reason": "unreadable", "message": str(error)})
+                continue
             rehearsed = [flight.delivered(), ("answered", {"duration_seconds": 0.0, "dry_run": True})]
             self._follow(flight, rehearsed if flight.order.dry_run else flight.way.news(monotonic()))
             return

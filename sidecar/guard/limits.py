@@ -12,7 +12,7 @@ import errno
 import os
 import select
 
-from sidecar.procfs import KeptFile, parse_keyed, parse_stat, unreclaimable_bytes
+from sidecar.procfs import OUT_OF_SIGHT, KeptFile, parse_keyed, parse_stat, unreclaimable_bytes
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -265,14 +265,14 @@ def limit_of(folder: str, kept: dict[str, int] | None = None) -> V1 | V2:
 
 
 def strangers(files: Files, pid: int, proc: str = "/proc") -> list[int]:
-    """The processes of the cgroup that are neither `pid` nor below it."""
+    """The processes of the cgroup that are neither `pid` nor below it. Raises OSError where that cannot be read now."""
     parents: dict[int, int] = {}
 
     def parent(of: int) -> int:
         if of not in parents:
             try:
                 parents[of] = int(parse_stat(KeptFile(f"{proc}/{of}/stat", size=1024).read())[1])
-            except (OSError, ValueError, IndexError):
+            except (*OUT_OF_SIGHT, ValueError, IndexError):
                 parents[of] = -1  # it has just ended
         return parents[of]
 

@@ -4,7 +4,7 @@ import os
 import select
 
 from sidecar.guard.signals import signal
-from sidecar.procfs import Identity, KeptFile, boot_id, exe_of, start_time_ticks, status_mask
+from sidecar.procfs import ENDED, Identity, KeptFile, boot_id, exe_of, start_time_ticks, status_mask
 
 
 class NotTheSame(Exception):
@@ -34,7 +34,7 @@ class Process:
             if boot_id(proc) not in ("", identity.boot_id):
                 raise NotTheSame("changed")
             self.check()
-        except (FileNotFoundError, ProcessLookupError):
+        except ENDED:
             self.close()
             raise NotTheSame("gone") from None
         except (OSError, NotTheSame):
@@ -42,13 +42,16 @@ class Process:
             raise
 
     def check(self) -> None:
-        """Raise NotTheSame unless this is still the process that was meant, running the same program."""
+        """Raise NotTheSame unless this is still the process that was meant, running the same program.
+
+        Raises OSError where that cannot be read now.
+        """
         if self.ended():
             raise NotTheSame("gone")
         try:
             started = start_time_ticks(self.stat.read())
             exe = exe_of(".", self.dir_fd)
-        except (OSError, ValueError):
+        except (*ENDED, ValueError):
             raise NotTheSame("gone") from None
         if started != self.identity.start_time_ticks or (self.identity.exe and exe and exe != self.identity.exe):
             raise NotTheSame("changed")

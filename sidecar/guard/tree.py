@@ -11,7 +11,7 @@ import errno
 import os
 
 from sidecar.clock import busy
-from sidecar.procfs import KeptFile, anon_bytes, exact_bytes, parse_stat, resident_bytes
+from sidecar.procfs import ENDED, OUT_OF_SIGHT, KeptFile, anon_bytes, exact_bytes, parse_stat, resident_bytes
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _parent(stat: str, known: int | None) -> int | None:
         return int(parse_stat(KeptFile(stat, size=1024).read())[1])
     except PermissionError:
         return 0
-    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+    except (*ENDED, ValueError, IndexError):
         return None
     except OSError:
         return known
@@ -309,9 +309,11 @@ class Tree:
             if newcomers or member.shares:  # of others it is no matter whether they have run a program
                 try:
                     member.again()
-                except (OSError, ValueError):
+                except (*OUT_OF_SIGHT, ValueError):
                     if pid != self.pid:
                         del self.members[pid]
+                except OSError:
+                    continue  # whether it has run a program is seen the next time
         self._round = (self._round + 1) % EVERYTHING_AGAIN
         self._ended = {pid for pid in self._ended if pid in found and pid % EVERYTHING_AGAIN != self._round}
         for pid, parent in found.items():
@@ -327,7 +329,7 @@ class Tree:
                 return  # it is another process now, or another's child: the next census knows
             if self._began:
                 member.newcomer(self.members.get(parent))
-        except (FileNotFoundError, ProcessLookupError):  # it need not be looked at again, as long as it is not reaped
+        except ENDED:  # it need not be looked at again, as long as it is not reaped
             self._ended.add(pid)
         except (OSError, KeyError, ValueError):
             pass  # hidden: counted, and no member
@@ -336,12 +338,15 @@ class Tree:
             self._take_off(pid, member)
 
     def used_bytes(self, kind: str) -> int:
-        """What all of them use together. Raises OSError, KeyError or ValueError if the first cannot be read."""
+        """What all of them use together. Raises OSError, KeyError or ValueError if the first cannot be read.
+
+        Also OSError where another one cannot be read now, though it is there: less than all would look like a fall.
+        """
         total = 0
         for pid, member in list(self.members.items()):
             try:
                 total += member.own_bytes(kind)
-            except (OSError, KeyError, ValueError):
+            except (*OUT_OF_SIGHT, KeyError, ValueError):
                 if pid == self.pid:
                     raise
                 del self.members[pid]

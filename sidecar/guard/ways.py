@@ -18,6 +18,7 @@ from sidecar.guard.process import Process, Remote
 from sidecar.guard.reply import question
 from sidecar.guard.watch import Watch
 from sidecar.guard.wire import Channel, Order, encode, send
+from sidecar.procfs import ENDED
 from sidecar.tuples import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class BySignal:
                 self._process.signal(self._number)
         except PermissionError:
             raise Refused("permission", "the process belongs to another user") from None
-        except (OSError, KeyError, ValueError) as error:
+        except (*ENDED, KeyError, ValueError) as error:
             raise Refused("gone", str(error)) from None
         self._news = [flight.delivered()]
         self._asked_at = monotonic()
@@ -97,8 +98,10 @@ class BySignal:
     def _pending(self) -> bool:
         try:
             return self._process.pending(self._number)
-        except (OSError, KeyError, ValueError):
+        except (*ENDED, KeyError, ValueError):
             return False
+        except OSError:
+            return True  # that cannot be seen now
 
     def wait_seconds(self, now: float) -> float:
         """How long until there may be news."""

@@ -66,7 +66,8 @@ class ProcessProbe:
     """The readings of one life of one process. Lives from attach until the process has ended.
 
     Raises OSError where the process is gone or hidden. What alone may be forbidden or absent (io, fd) is left out,
-    never zero, and stands in `missing` with its reason; it is tried again, for a process may drop its rights.
+    never zero, and stands in `missing` with its reason; it is tried again, for a process may drop its rights, and we
+    may have descriptors again.
     `kept` are those of its files that somebody else keeps open anyway. `used` are its bytes at the last reading, by
     kind, as `Tree.used_bytes` counts those of one process.
     """
@@ -142,7 +143,9 @@ class ProcessProbe:
             if what not in self.missing:
                 try:
                     samples += read(at)
-                except (PermissionError, FileNotFoundError) as error:
+                except ProcessLookupError:
+                    raise
+                except OSError as error:
                     self.missing[what] = f"{error.strerror}: {self._folder}/{what}"
         return samples
 

@@ -23,6 +23,7 @@ from sidecar.probes.host import HostProbe
 from sidecar.probes.interpreters import Interpreters
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.tree import TreeProbe
+from sidecar.procfs import OUT_OF_SIGHT
 from sidecar.promql.steps import Steps, finish
 
 UP = Metric("rag_target_up", "gauge", "1 while the target's process is there and can be read, else 0.")
@@ -50,7 +51,7 @@ class Attached:
     """The probes of one target's process. Lives as long as that identity; `failed` says what cannot be read, and why.
 
     `missing` is that of all probes together, and `told` what they said, at the last whole reading. `shown` are the
-    facts that followed from the `missing` beside them.
+    facts that followed from the `missing` beside them. `gone`: what could not be read last never can be again.
     A cgroup that was found once is kept when it cannot be found again: what limits the target is not forgotten
     because it cannot be seen for a while.
     """
@@ -67,6 +68,7 @@ class Attached:
     missing: dict[str, str] = field(default_factory=dict)
     told: list[Sample] = field(default_factory=list)
     shown: tuple[Mapping[str, str] | None, Sequence[tuple[Labels, float]]] = None, ()
+    gone: bool = False
 
     def look(self, no_agent: str) -> None:
         """Gather why what is not seen is not seen; `no_agent` is the agents' own reason."""
@@ -210,7 +212,7 @@ class Sampler:
             basis = bases.get(target.name) if number % turns and target.name not in near else None
             up = attached is not None and (self._glance(attached, basis, found, at)
                                            or self._read(attached, found, at, calm=target.name not in near))
-            if not up:
+            if not up and attached and attached.gone:
                 self._detach(target.name)
             up = self._hear(target, found, at, up)
             found.samples.extend(self._words_of(target.name, at))
@@ -292,6 +294,9 @@ class Sampler:
         tree, name, start = attached.tree, attached.target.name, len(found.samples)
         if not self._read_one(attached, "process", lambda: tree.read(at, calm), found):
             found.sights[name] = _unseen(attached.failed["process"])
+            if not attached.gone:  # it goes on, and is not let go of because we cannot look at it
+                found.used[name] = {}
+                found.limits[name] = attached.cgroup.limit_bytes if attached.cgroup else None
             return False
         found.used[name] = dict(tree.used)
         seen = len(found.samples)
@@ -354,6 +359,7 @@ class Sampler:
         except (OSError, ValueError, KeyError, IndexError) as error:
             self._errors.note(name, error)
             attached.failed[name] = told(error)
+            attached.gone = not isinstance(error, OSError) or isinstance(error, OUT_OF_SIGHT)
             return False
         attached.failed.pop(name, None)
         found.spent[name] = found.spent.get(name, 0.0) + self._timer() - begun

@@ -138,7 +138,10 @@ class Sharing:
                     self.missing = self._refused = told(error)
                     return
                 continue  # a worker runs as another user: it is counted in full
-            except (OSError, KeyError) as error:
+            except OSError as error:  # not now: asked again like what was refused
+                self.missing = self._refused = told(error)
+                return
+            except KeyError as error:
                 self.missing = told(error)
                 return
             self._cost_seconds += self._timer() - begun

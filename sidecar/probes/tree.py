@@ -15,7 +15,7 @@ from sidecar.model import Metric, Sample, Target
 from sidecar.probes.process import ProcessProbe
 from sidecar.probes.series import SeriesOf
 from sidecar.probes.sharing import Sharing
-from sidecar.procfs import rss_error_bytes
+from sidecar.procfs import OUT_OF_SIGHT, rss_error_bytes
 
 PROCESSES, RESTARTS = "rag_target_processes", "rag_process_restarts_total"
 SHARED, SLOTLESS = "rag_memory_shared_bytes", "rag_target_processes_left_out"
@@ -128,10 +128,11 @@ class TreeProbe:
     def _read_slot(self, slot: Slot, at: float) -> list[Sample]:
         try:
             return slot.process.read(at)
-        except OSError:
+        except OSError as error:
             if slot.label == MAIN:
                 raise
-            self._leave(slot.label)
+            if isinstance(error, OUT_OF_SIGHT):  # else it is there, and cannot be read now
+                self._leave(slot.label)
             return []
 
     def _sum_up(self) -> None:
