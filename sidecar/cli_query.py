@@ -4,7 +4,7 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -224,11 +224,6 @@ def _asking(api: "Api") -> "Callable[[str, float], Answer]":
 def _unknown(name: str, known: list[str], url: str) -> SidecarError:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    listed = f"alerts there: {', '.join(_some(known))}" if known else "no alerting rules are loaded there"
+    more = [f"… and {len(known) - 40} more"] if len(known) > 40 else []
+    listed = f"alerts there: {', '.join([*known[:40], *more])}" if known else "no alerting rules are loaded there"
     return SidecarError(f"there is no alert {name} at {url}{hint}", help=listed)
-
-
-def _some(names: list[str], most: int = 40) -> Iterator[str]:
-    yield from names[:most]
-    if len(names) > most:
-        yield f"… and {len(names) - most} more"

@@ -52,10 +52,10 @@ class Patient:
         except NotTheSame as error:
             raise ProcessLookupError(str(error)) from None
 
-    def has_agent(self, directory: str = "") -> bool:
+    def has_agent(self) -> bool:
         """Whether an agent answers in it. OSError as the kernel does."""
         try:
-            dial(self.pid, self.check, directory).close()
+            dial(self.pid, self.check).close()
         except ProbeFailed:
             return False
         return True

@@ -40,7 +40,7 @@ def aggregate(ev: Evaluation, expr: Aggregate, vector: Vector, parameter: float 
     if expr.op == "limit_ratio":
         return (yield from piecewise(_sampled(ev, expr, float(parameter or 0.0)), vector))
     if expr.op == "count_values":
-        return (yield from _count_values(ev, expr, vector, str(parameter)))
+        return (yield from _count_values(expr, vector, str(parameter)))
     groups = yield from _grouped(ev, expr, vector)
     if expr.op in ("topk", "bottomk"):
         return _outermost(expr, groups, _count(parameter))
@@ -126,7 +126,7 @@ def _hashed(labels: Labels) -> float:
     return labels_hash(labels) / _LARGEST_HASH
 
 
-def _count_values(ev: Evaluation, expr: Aggregate, vector: Vector, label: str) -> Steps[Vector]:
+def _count_values(expr: Aggregate, vector: Vector, label: str) -> Steps[Vector]:
     if not label or len(label) > MAX_LABEL_LENGTH or any(0x7F <= ord(char) < 0x100 for char in label):
         raise QueryError(f"invalid label name {quote(label)}", position=expr.position)
     if not expr.without:

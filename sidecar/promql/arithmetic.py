@@ -37,12 +37,12 @@ def power(left: float, right: float) -> float:
         return math.copysign(math.inf, left) if odd else math.inf
 
 
-def total(fn: Callable[[float], float], value: float, *, pole: float = math.nan) -> float:
-    """`fn(value)`; NaN outside its domain, `pole` where the domain ends at an infinity, infinity where it overflows."""
+def total(fn: Callable[[float], float], value: float) -> float:
+    """`fn(value)`; NaN outside its domain, infinity where it overflows."""
     try:
         return fn(value)
     except ValueError:
-        return pole
+        return math.nan
     except OverflowError:
         return math.inf
 

@@ -138,7 +138,7 @@ def _clamp(ev: Evaluation, call: Call, arguments: Sequence[Operand]) -> float | 
 def _round(value: float, nearest: float = 1.0) -> float:
     # Go multiplies with the inverse; dividing would round differently for nearest = 0.1.
     inverse = arithmetic.divide(1.0, nearest)
-    return arithmetic.divide(arithmetic.total(math.floor, value * inverse + 0.5, pole=math.nan)
+    return arithmetic.divide(math.floor(value * inverse + 0.5)
                              if math.isfinite(value * inverse) else value * inverse, inverse)
 
 
@@ -238,8 +238,8 @@ def _number(fn: Callable[..., float]) -> Function:
     return lambda ev, call, arguments: fn(ev, *arguments)
 
 
-def _total(fn: Callable[[float], float], *, pole: float = math.nan) -> Callable[[float], float]:
-    return lambda value: arithmetic.total(fn, value, pole=pole)
+def _total(fn: Callable[[float], float]) -> Callable[[float], float]:
+    return lambda value: arithmetic.total(fn, value)
 
 
 def _logarithm(fn: Callable[[float], float]) -> Callable[[float], float]:

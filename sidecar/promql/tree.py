@@ -262,9 +262,9 @@ def _names(selector: VectorSelector) -> tuple[str, ...]:
     return tuple({m.value for m in selector.matchers if m.name == METRIC_NAME and m.op == "="}) or ("",)
 
 
-def lookback(expr: Expr, *, lookback_seconds: float = LOOKBACK_SECONDS) -> float:
+def lookback(expr: Expr) -> float:
     """The furthest seconds back that an expression reads: range, offset and, for an instant selector, the lookback."""
-    return max(reads(expr, lookback_seconds=lookback_seconds).values(), default=0.0)
+    return max(reads(expr).values(), default=0.0)
 
 
 def metric_names(expr: Expr) -> frozenset[str]:

@@ -172,9 +172,9 @@ def read_by(specs: Sequence[GroupSpec]) -> frozenset[str]:
                       *(name for text in texts for name in NAME.findall(text))})
 
 
-def started(now: float, pid: int, booted: float, exe: int = 1) -> Identity:
+def started(now: float, pid: int, booted: float) -> Identity:
     """The identity of a process that started at Unix time `now`, of a machine that was booted at `booted`."""
-    return Identity("replay", pid, round((now - booted) * CLOCK_TICKS), (1, exe))
+    return Identity("replay", pid, round((now - booted) * CLOCK_TICKS), (1, 1))
 
 
 async def _nothing() -> None:
