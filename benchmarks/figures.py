@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from machine import RESULTS
+from machine import RESULTS, sentence
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 SECTION = re.compile(r"(<!-- cost: by benchmarks/figures\.py -->\n).*?(<!-- end of cost -->)", re.DOTALL)
@@ -30,9 +30,7 @@ def table(*rows: tuple[object, ...]) -> list[str]:
 
 def about(part: Found) -> str:
     """Where and when."""
-    machine = part["machine"]
-    return (f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, "
-            f"Python {machine['python']}; {part['took_seconds']} s.")
+    return f"{sentence(part['machine'])}; {part['took_seconds']} s."
 
 
 def cost_page(cost: Found) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import peers
 from crossing import RATE_MIB, STEP_MIB, crossings, growers, of_all, row, settings
 from load import LINE_MIB, TARGETS, State, measure
-from machine import RESULTS, describe, merge
+from machine import RESULTS, describe, merge, sentence
 from servers import free_port
 from sidecars import running_sidecar
 
@@ -75,11 +75,9 @@ def by_peer(part: str, count: int) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The result in Markdown."""
-    machine = result["machine"]
     lines = [
         "# From the crossing to the handler", "",
-        f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, Python "
-        f"{machine['python']}. `python benchmarks/latency.py` makes this page.", "",
+        f"{sentence(result['machine'])}. `python benchmarks/latency.py` makes this page.", "",
         "| who acts | crossings | ms: median | p90 | p99 | max | times the tuned pipeline's median | as promised |",
         "| :--- | ---: | ---: | ---: | ---: | ---: | ---: | :--- |"]
     peer = result.get("tuned", {}).get("median_ms", 0)

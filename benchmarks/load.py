@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crossing import HERE, cpu_seconds, growers, of_all, row, settings
-from machine import RESULTS, describe, save
+from machine import RESULTS, describe, save, sentence
 from servers import end, free_port
 from sidecars import Sidecar, running_sidecar
 
@@ -144,11 +144,10 @@ def kept(state: State, found: Mapping[str, Any]) -> bool:
 
 def table(result: Mapping[str, Any]) -> str:
     """The result in Markdown."""
-    machine = result["machine"]
     lines = [
         "# Under load", "",
-        f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, Python "
-        f"{machine['python']}; the clients run on the same cores. `python benchmarks/load.py` makes this page.", "",
+        f"{sentence(result['machine'])}; the clients run on the same cores. `python benchmarks/load.py` makes "
+        "this page.", "",
         "| state | crossings | crossing to handler, ms: median | p99 | max | tick late, ms: max | tick, ms: max "
         "| requests/s: offered | answered | refused | lost | first byte, ms: median | p99 | newcomers answered "
         "| desk, % of a core | guard | load | as promised |",

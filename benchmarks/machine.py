@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ def describe() -> dict[str, Any]:
                   if line.startswith("model name")), platform.machine())
     return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "cpu": model, "cores": os.cpu_count(),
             "kernel": platform.release().split("-")[0], "python": platform.python_version()}
+
+
+def sentence(machine: Mapping[str, Any]) -> str:
+    """The same in words, without a full stop."""
+    return (f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, "
+            f"Python {machine['python']}")
 
 
 def save(name: str, result: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import peers
 from crossing import HERE, settings
-from machine import RESULTS, describe, merge
+from machine import RESULTS, describe, merge, sentence
 from servers import end, free_port, wait_until
 from sidecars import running_sidecar
 
@@ -219,12 +219,10 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """The result in Markdown."""
-    machine = result["machine"]
     have = [key for key in METHODS if key in result]
     lines = [
         "# Rescue", "",
-        f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, Python "
-        f"{machine['python']}. `python benchmarks/rescue.py` makes this page.", "",
+        f"{sentence(result['machine'])}. `python benchmarks/rescue.py` makes this page.", "",
         f"| steps of MiB | huge pages | MiB/s asked for | reached | {' | '.join(METHODS[key].name for key in have)} |",
         "| ---: | :--- | ---: | ---: |" + " ---: |" * len(have)]
     for cell in CELLS:

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))
 
 from fleet import Fleet  # noqa: E402
-from machine import RESULTS, describe, save  # noqa: E402
+from machine import RESULTS, describe, save, sentence  # noqa: E402
 from servers import RunningPrometheus, running_prometheus  # noqa: E402
 
 from sidecar.pipeline_collector import LongPasses  # noqa: E402
@@ -190,11 +190,9 @@ def measure(targets: int, over_lines: bool, seconds: float) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
-    machine = result["machine"]
     lines = [
         "# The shipped rules, by number of targets", "",
-        f"{machine['date']}, {machine['cores']} cores {machine['cpu']}, kernel {machine['kernel']}, Python "
-        f"{machine['python']}, Prometheus {result['prometheus_version']}. Milliseconds an evaluation; "
+        f"{sentence(result['machine'])}, Prometheus {result['prometheus_version']}. Milliseconds an evaluation; "
         "`python benchmarks/rules.py` makes this page.", "",
         "| targets | alerts firing | tick: mean | worst | all groups at once: p50 | worst | longest hold "
         "| Prometheus: mean | all at once | ratio of means | ratio at once | load |",
