@@ -27,6 +27,8 @@ SERIES_BYTES = 850
 SERIES_SHARE = 0.75
 """The part of the budget that series may take without their samples; beyond it new ones are refused."""
 SERIES_A_TURN = 1000
+NEARLY = 0.98
+"""From this part of the budget on room is made, a little with all that comes."""
 
 INDEXED_FROM = 32
 """A metric with fewer series than this is looked through one by one: no index pays there."""
@@ -199,6 +201,11 @@ class _Index:
         return found
 
 
+def _need(needs: Mapping[str, float], kept: _Kept) -> float:
+    """How far back loaded rules read this series; negative where none does."""
+    return max(needs.get(kept.labels.metric, -1.0), needs.get("", -1.0))
+
+
 def budget_bytes(targets: int) -> int:
     """What the samples of so many targets may take."""
     return max(BUDGET_BYTES, targets * TARGET_BYTES)
@@ -217,6 +224,7 @@ class Store:
         self._dropped = 0
         self._shrunk = 0
         self._refused = 0
+        self._shrinking: Iterator[None] | None = None
 
     @property
     def series_count(self) -> int:
@@ -269,8 +277,8 @@ class Store:
             values.append(value)
             taken += 1
         self._samples += taken
-        if self.size_bytes > self.budget_bytes:
-            self._shrink(at)
+        if taken:
+            self._make_room(at)
 
     def mark_stale(self, labels: Iterable[Labels], at: float) -> None:
         """Say that these series have ended. Unknown ones and those that have ended already are passed over."""
@@ -322,15 +330,11 @@ class Store:
         for labels in turn:
             kept = self._index.series[labels]
             before = len(kept.times)
-            kept.cut(now - max(KEEP_SECONDS, self._need(kept)))
+            kept.cut(now - max(KEEP_SECONDS, _need(self._needs, kept)))
             kept.thin(now - RAW_SECONDS)
             self._samples -= before - len(kept.times)
             if not kept.times:
                 self._index.forget(labels)
-
-    def _need(self, kept: _Kept) -> float:
-        """How far back loaded rules read this series; negative where none does."""
-        return max(self._needs.get(kept.labels.metric, -1.0), self._needs.get("", -1.0))
 
     def _add(self, labels: Labels) -> _Kept | None:
         """A place for a new series; None where the budget has none left."""
@@ -339,18 +343,40 @@ class Store:
             return None
         return self._index.add(labels)
 
-    def _shrink(self, now: float) -> None:
-        """Shorten series until a tenth of the budget is free: those that no rule reads, then the others."""
+    def _make_room(self, now: float) -> None:
+        """A little at a time once the budget is nearly used up, so that nobody waits; what is beyond it at once."""
+        begun = False
+        while self._shrinking is not None or self.size_bytes > self.budget_bytes * NEARLY:
+            if self._shrinking is None:
+                if begun:
+                    return  # nothing is left that could go
+                self._shrinking, begun = self._shrink(now), True
+            if next(self._shrinking, True):
+                self._shrinking = None
+            if self.size_bytes <= self.budget_bytes:
+                return
+
+    def _shrink(self, now: float) -> Iterator[None]:
+        """Shorten series until a tenth of the budget is free: those that no rule reads, then the others.
+
+        Pauses after SERIES_A_TURN of them.
+        """
         wanted = self.budget_bytes * 9 // 10
-        unread = [kept for kept in self._index.series.values() if self._need(kept) < 0]
-        read = [kept for kept in self._index.series.values() if self._need(kept) >= 0]
+        unread: list[_Kept] = []
+        read: list[_Kept] = []
+        for place, kept in enumerate(list(self._index.series.values()), 1):
+            (unread if _need(self._needs, kept) < 0 else read).append(kept)
+            if not place % SERIES_A_TURN:
+                yield
         for group, spares_needs in ((unread, False), (read, True), (read, False)):
             for seconds in _SHRINK_TO_SECONDS:
-                for kept in group:
+                for place, kept in enumerate(group, 1):
                     if self.size_bytes <= wanted:
                         return
                     # The newest sample stays: what a series says now is worth more than any history.
-                    needed = self._need(kept) if spares_needs else 0.0
+                    needed = _need(self._needs, kept) if spares_needs else 0.0
                     gone = kept.cut(now - max(seconds, needed), spare=1)
                     self._samples -= gone
                     self._shrunk += gone
+                    if not place % SERIES_A_TURN:
+                        yield

@@ -15,7 +15,7 @@ from sidecar.promql.parse import parse
 from sidecar.promql.regex import predicate
 from sidecar.promql.steps import finish
 from sidecar.promql.values import Matcher, Point, Vector
-from sidecar.store import BUDGET_BYTES, SERIES_BYTES, TARGET_BYTES, Store, budget_bytes
+from sidecar.store import BUDGET_BYTES, SAMPLE_BYTES, SERIES_BYTES, TARGET_BYTES, Store, budget_bytes
 
 NOW = 1_700_000_000.0
 
@@ -177,6 +177,22 @@ def test_over_the_budget_unread_series_shrink_first() -> None:
     assert store.shrunk > 10_000
     assert len(points(store, USED.metric, NOW + 1999 - 600)) == 600
     assert all(points(store, each.metric)[-1] == (NOW + 1999, 1999.0) for each in unread)
+
+
+def test_room_is_made_a_little_at_a_time() -> None:
+    """Nothing waits until a tenth of the budget has gone: with each piece that comes a few series are shortened."""
+    budget = 6 << 20
+    store = Store(budget_bytes=budget)
+    pieces = [[labels("rag_other", target=f"{piece}/{each}") for each in range(100)] for piece in range(50)]
+    most = 0
+    for index in range(80):
+        for piece in pieces:
+            before = store.shrunk
+            store.append([Sample(each, float(index), NOW + 60 * index) for each in piece])
+            most = max(most, store.shrunk - before)
+            assert store.size_bytes <= budget
+    assert store.shrunk > 100_000
+    assert most * SAMPLE_BYTES < budget / 20
 
 
 def test_budget_grows_with_the_targets() -> None:
