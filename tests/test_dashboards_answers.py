@@ -308,6 +308,7 @@ def test_variables_offer_the_same(scene: Scene) -> None:
 
 def test_alerts_cleanups_and_starts_are_marked(scene: Scene) -> None:
     """What happened is marked with either source, cleanups and starts at their own time in milliseconds."""
+    assert len(scene.marks) >= 3
     for name, (ours, theirs) in scene.marks.items():
         assert ours.keys() == theirs.keys(), name
         assert any(dict(labels).get("target") == "rag" for labels in ours), name

@@ -275,6 +275,7 @@ def test_terminals_get_no_commands_from_outside(bench: Bench) -> None:
 
     for shown in (found, replace(found, health="ok")):
         text = as_text(explain(shown, asking(bench), NOW), None, Screen())
+        assert "[2J" in text
         assert "\x1b" not in text
         assert "\u202e" not in text
 
