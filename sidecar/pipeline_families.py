@@ -3,17 +3,18 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from types import MappingProxyType
 
 from sidecar import __version__, mode, pipeline_brake, thresholds
 from sidecar.actions import acting, tally
 from sidecar.discovery import roster
 from sidecar.journal import journal
-from sidecar.model import Labels, Metric, Sample, series
+from sidecar.model import METRIC_NAME, Labels, Metric, Sample, series
 from sidecar.notify import alertmanager
 from sidecar.pipeline_guard import PROTECTION
 from sidecar.probes import sampler
-from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
+from sidecar.promql.steps import Steps
 from sidecar.rules.group import Group
 from sidecar.store import Store
 from sidecar.web.view import Family
@@ -57,6 +58,8 @@ METRICS = {metric.name: metric for metric in (
 """Every metric of /metrics, by its name."""
 
 SUFFIXES = ("_bucket", "_sum", "_count")
+SAMPLES_A_PIECE = 2048
+"""So many are sorted between two pauses."""
 
 
 class Vitals:
@@ -117,11 +120,22 @@ def _family(name: str) -> str:
     return next((name.removesuffix(end) for end in SUFFIXES if name.removesuffix(end) in METRICS), name)
 
 
+class _ByMetric(dict[str, list[Sample]]):
+    """Samples by their names; those of a histogram are together, with all of their names."""
+
+    def __init__(self) -> None:
+        self.found: defaultdict[str, list[Sample]] = defaultdict(list)
+
+    def __missing__(self, name: str) -> list[Sample]:
+        self[name] = self.found[_family(name)]
+        return self[name]
+
+
 def families(samples: Iterable[Sample]) -> Steps[list[Family]]:
     """The samples, family by family, in the order in which the metrics are declared; in pieces."""
-    found: defaultdict[str, list[Sample]] = defaultdict(list)
-    for number, sample in enumerate(samples, 1):
-        found[_family(sample.labels.metric)].append(sample)
-        if number % ELEMENTS_A_PIECE == 0:
-            yield
-    return [Family(metric, found[name]) for name, metric in METRICS.items() if name in found]
+    rest, of = iter(samples), _ByMetric()
+    while piece := list(islice(rest, SAMPLES_A_PIECE)):
+        for sample in piece:
+            of[sample[0][METRIC_NAME]].append(sample)
+        yield
+    return [Family(metric, of.found[name]) for name, metric in METRICS.items() if name in of.found]

@@ -13,6 +13,7 @@ from sidecar.promql.steps import ELEMENTS_A_PIECE, finish
 from sidecar.web.rendering import MOST_REMEMBERED, Lines, number
 
 GAUGE = Metric("rag_x", "gauge", "help")
+ODD = st.sampled_from([0.0, -0.0, 1.0, 1e300, math.inf, -math.inf, math.nan, STALE])
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("C",)) | st.sampled_from('\\"\n'), max_size=8)
 
 
@@ -67,6 +68,22 @@ def test_what_comes_and_goes_is_what_is_shown() -> None:
     assert shown(lines, sample(STALE, a="1"), two) == 'rag_x{a="2"} 2.0\n'
     assert shown(lines, sample(3.0, a="1"), sample(math.nan, a="3")) == 'rag_x{a="1"} 3.0\nrag_x{a="3"} NaN\n'
     assert shown(lines) == ""
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 2 * ELEMENTS_A_PIECE), ODD), min_size=1, max_size=4),
+       st.sampled_from(["gauge", "histogram"]))
+def test_what_has_changed_is_shown_wherever_it_is(rounds: list[dict[int, float]], kind: str) -> None:
+    """Whichever of many values change, appear, end, or change their sign alone: a page is as if it were the first."""
+    metric = Metric(GAUGE.name, kind, GAUGE.help)  # type: ignore[arg-type]
+    ends = [{METRIC_NAME: "rag_x_bucket", "le": "5"}, {METRIC_NAME: "rag_x_count"}] if kind == "histogram" else [{}]
+    series = [Labels({METRIC_NAME: GAUGE.name, "a": f"é{index}", **each}) for index in range(200) for each in ends]
+    series += series[:5]  # of doubles the last one counts
+    values, lines = [0.0] * len(series), Lines()
+    for changes in rounds:
+        for place, value in changes.items():
+            values[place % len(series)] = value
+        samples = [Sample(labels, value, 0.0) for labels, value in zip(series, values, strict=True)]
+        assert shown(lines, *samples, metric=metric) == shown(Lines(), *samples, metric=metric)
 
 
 def test_more_series_than_are_remembered_are_shown_all_the_same() -> None:

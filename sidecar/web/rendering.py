@@ -1,15 +1,21 @@
 """Families of metrics as lines, which both text formats have in common: NAME{LABELS} VALUE."""
 
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 from sidecar.model import METRIC_NAME, Labels, Metric, Sample, is_stale
 from sidecar.promql.steps import ELEMENTS_A_PIECE, Steps
 
-MOST_REMEMBERED = 65_536
-"""Of so many series is remembered what stands before their values: 12 MB, where a page has as many."""
+MOST_REMEMBERED = 131_072
+"""Of so many series the lines are remembered: 12 MB, where a page has as many."""
+KNOWN_AT_ONCE = 16
+"""So many pieces that are as they were are gone through between two pauses."""
+
+_LABELS, _VALUE = itemgetter(0), itemgetter(1)
 
 # A NUL ends Prometheus's lexer, other control characters a terminal's good manners. Newlines are escaped by the format.
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
@@ -19,22 +25,47 @@ _LEFT_TO_THE_SCRAPE = (METRIC_NAME, "job", "instance")
 EXPONENTS_FROM = 1e6
 
 
-class _Layout(NamedTuple):
-    """The lines of a family, less their values: `heads`. A line's value is that of the sample at its place.
+class _Piece:
+    """Lines of a page, one after the other, as they were last shown. Lives as long as its layout."""
 
-    `labels` are those of the samples that it was made for.
+    __slots__ = ("bits", "text")
+
+    def __init__(self, heads: Sequence[str]) -> None:
+        self.text = "".join([f"{head}\n" for head in heads]).encode()
+        self.bits: Sequence[int | None] = (None,) * len(heads)
+
+    def renewed(self, values: "array[float]") -> bool:
+        """Write anew the lines whose values are others than before, bit by bit; whether there are any."""
+        bits = array("q", values.tobytes())
+        if bits == self.bits:
+            return False
+        lines = self.text.decode().split("\n")
+        for place, (bit, before) in enumerate(zip(bits, self.bits, strict=True)):
+            if bit != before:
+                line = lines[place]
+                lines[place] = f"{line[:line.rindex(' ') + 1]}{number(values[place])}"
+        self.text, self.bits = "\n".join(lines).encode(), bits
+        return True
+
+
+class _Layout(NamedTuple):
+    """The lines of a family. The value of a line is that of the sample at its place; without `places`, of each in turn.
+
+    `labels` are those of the samples that it was made for, and `ended` the places of stale markers among them.
     """
 
     labels: list[Labels]
-    places: list[int]
-    heads: list[str]
+    ended: frozenset[int]
+    places: Sequence[int] | None
+    pieces: list[_Piece]
+    size: int
 
 
 class Lines:
     """Makes the lines of one family after the other. Lives as long as the page.
 
-    From tick to tick the same series come in the same order, and of a line only its value is new: so what stands before
-    the values is remembered.
+    From tick to tick the same series come in the same order, and many with the same value: so lines are remembered,
+    and made anew where their value is another one.
     """
 
     def __init__(self) -> None:
@@ -46,20 +77,19 @@ class Lines:
 
         A stale marker says that a series has ended: it is no sample. `job` and `instance` are for the scrape to add.
         """
-        samples = [one for one in given if one.value == one.value or not is_stale(one.value)]
-        labels = [one.labels for one in samples]
+        labels, values = list(map(_LABELS, given)), array("d", map(_VALUE, given))
+        ended = _ended(values)
         layout = self._layouts.get(metric.name)
-        if layout is None or layout.labels != labels:
-            layout = yield from _laid_out(metric, labels)
+        if layout is None or layout.labels != labels or layout.ended != ended:
+            layout = yield from _laid_out(metric, labels, ended)
             self._remember(metric.name, layout)
-        found: list[bytes] = []
-        for start in range(0, len(layout.heads), ELEMENTS_A_PIECE):
-            end = start + ELEMENTS_A_PIECE
-            found.append("".join([f"{head}{number(samples[place].value)}\n" for head, place in zip(
-                layout.heads[start:end], layout.places[start:end], strict=True)]).encode())
-            if end <= len(layout.heads):
+        if layout.places is not None:
+            values = array("d", map(values.__getitem__, layout.places))
+        for count, piece in enumerate(layout.pieces, 1):
+            new = piece.renewed(values[(count - 1) * ELEMENTS_A_PIECE:count * ELEMENTS_A_PIECE])
+            if len(piece.bits) == ELEMENTS_A_PIECE and (new or count % KNOWN_AT_ONCE == 0):
                 yield
-        return found, len(samples) - len(layout.heads)
+        return [piece.text for piece in layout.pieces], len(labels) - len(ended) - layout.size
 
     def _remember(self, name: str, layout: _Layout) -> None:
         before = self._layouts.pop(name, None)
@@ -69,17 +99,27 @@ class Lines:
             self._remembered += len(layout.labels)
 
 
-def _laid_out(metric: Metric, labels: list[Labels]) -> Steps[_Layout]:
+def _ended(values: "array[float]") -> frozenset[int]:
+    """The places of stale markers."""
+    if not math.isnan(sum(values)):  # as it would be with one of them
+        return frozenset()
+    return frozenset(place for place, value in enumerate(values) if is_stale(value))
+
+
+def _laid_out(metric: Metric, labels: list[Labels], ended: frozenset[int]) -> Steps[_Layout]:
     """The lines of these series: of doubles the last stands, and a histogram is in order."""
     found: dict[str, int] = {}
     for place, each in enumerate(labels):
-        if _fits(metric, each.metric) and (head := _head(each)):
+        if place not in ended and _fits(metric, each.metric) and (head := _head(each)):
             found[head] = place
         if place % ELEMENTS_A_PIECE == ELEMENTS_A_PIECE - 1:
             yield
     if metric.type == "histogram":
         found = yield from _in_order(found, labels)
-    return _Layout(labels, list(found.values()), list(found))
+    heads, places = list(found), array("I", found.values())
+    pieces = [_Piece(heads[start:start + ELEMENTS_A_PIECE]) for start in range(0, len(heads), ELEMENTS_A_PIECE)]
+    in_turn = places == array("I", range(len(labels)))
+    return _Layout(labels, ended, None if in_turn else places, pieces, len(heads))
 
 
 def _fits(metric: Metric, name: str) -> bool:
