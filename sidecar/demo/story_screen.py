@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import TextIO
 
-from sidecar.demo.story_events import Event, Kind
+from sidecar.demo.story_events import Event, Kind, mib
 
 MARGIN = 2
 TIME_COLUMNS = 7
@@ -67,7 +67,7 @@ class Screen:
 
     def show(self, used_bytes: float, lines: Mapping[str, float], status: str, elapsed_seconds: float) -> None:
         """How things stand: live a bar with the lines in it, otherwise now and then a line that stays."""
-        stamp, used = self._stamp(elapsed_seconds), f"{used_bytes / 2**20:.0f} MiB"
+        stamp, used = self._stamp(elapsed_seconds), mib(used_bytes)
         if not self.live:
             if elapsed_seconds >= self._next_progress_seconds:
                 self._next_progress_seconds = elapsed_seconds + PROGRESS_SECONDS
