@@ -197,7 +197,7 @@ class _Desk:
         store.keep(parts.needs)
         features = Features.of(settings.features)
         options = Options(delayed_name_removal=features.delayed_name_removal)
-        bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=busy)
+        bounded = replace(options, max_samples=MAX_SAMPLES, max_seconds=MAX_SECONDS, clock=busy, quick=monotonic)
         rules = Bounded(store.select, store.newest, bounded, monotonic)
         self._sampler = Sampler(parts.base, monotonic, parts.scopes, self._endpoints.read, skip=(os.getppid(),))
         self._sampler.agents = self._agents

@@ -33,9 +33,12 @@ class Pause:
 
     async def over(self, due: float, calm_until: float) -> float:
         """Wait until `due`, and where that is later until `calm_until`, unless something stirs; when a tick was due."""
-        if await self._waited(due, self._ended) or calm_until <= due:
-            return due
-        return monotonic() if await self._waited(calm_until, self._stirred) else calm_until
+        until = max(due, calm_until)
+        if not await self._waited(until, self._stirred):
+            return until
+        stirred_at = monotonic()
+        await self._waited(due, self._ended)
+        return max(due, stirred_at)
 
     async def _waited(self, until: float, event: asyncio.Event) -> bool:
         """Whether the event came before the end of the time."""

@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 
+from sidecar.errors import QueryError
 from sidecar.model import Labels, Sample
 from sidecar.pipeline_pace import HELD_SECONDS, Pace
-from sidecar.promql.context import Options
+from sidecar.promql.context import Budget, Options
 from sidecar.promql.evaluate import WINDOWS_A_PIECE, instant
 from sidecar.promql.parse import parse
 from sidecar.promql.steps import Steps
@@ -309,3 +310,30 @@ def test_newest_samples_are_those_that_select_gives() -> None:
     for expr in map(parse, ("x", "x offset 5m", "x @ 100", 'x{i!="2"}', "timestamp(x)", "max_over_time(x[5m:30s])")):
         for at in (0.0, 199.0, 333.3, 450.0, 499.0, 500.0, 899.0, 1200.0):
             assert source(store)(expr, at) == instant(expr, store.select, at)
+
+
+@pytest.mark.parametrize(("passes", "told"), [(1.0, True), (0.9, True), (0.5, False)])
+def test_a_quick_clock_saves_looks_at_the_other_and_lets_nothing_through(passes: float, told: bool) -> None:
+    """While an hour passes by the quick clock, an evaluation may take 0.75 of that by the one that counts."""
+    hours, looks = iter(range(10_000)), itertools.count()
+    quick = {"now": 0.0}
+
+    def busy() -> float:
+        next(looks)
+        return quick["now"] * passes
+
+    def wall() -> float:
+        quick["now"] = next(hours) / 1000
+        return quick["now"]
+
+    budget = Budget.of(Options(max_seconds=0.75, clock=busy, quick=wall))
+    taken = []
+    for _ in range(1000):
+        taken.append(quick["now"] * passes)
+        try:
+            budget.charge(0)
+        except QueryError:
+            break
+    assert (len(taken) < 1000) is told
+    assert taken[-1] <= 0.76
+    assert next(looks) < 20

@@ -90,7 +90,7 @@ class Journal:
 
     def record(self, records: Sequence[Record], mark: int) -> None:
         """Have these written, all before `marked` reaches `mark`. Of a key, planned and final count once: the first."""
-        if records or mark > self._given:  # an idle thread is not woken for nothing
+        if records or mark > self._given or self._latest:  # an idle thread is not woken for nothing
             self._given = max(self._given, mark)
             self._scribe.waiting.put(records, mark)
             self._wake.set()
@@ -108,7 +108,6 @@ class Journal:
     def note(self, page: Page) -> None:
         """Have this page written. Of a disk that does not answer nothing more is expected: marks are given up."""
         self._latest.append(page)
-        self._wake.set()
         if self._scribe.heard_at >= self._noted_at:
             self._unheard_since = page.at
         elif page.at - self._unheard_since > SILENCE_SECONDS:
