@@ -20,6 +20,7 @@ from conftest import read_line, wait_until
 from elf_files import START, process, shared_object
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probing import NOBODY, as_nobody
 from pythons import NEWER, Interpreter, installed, wanted
 from servers import end
 
@@ -335,25 +336,17 @@ def test_the_end_of_a_program_is_noticed():
         assert caught.value.errno in (errno.ENOENT, errno.ESRCH)
 
 
-NOBODY = 65534
-
-
-def nobody_gets(pid: int) -> int:
-    """The error number with which a process is kept from another user; 0 if it is not. Asked in a fork."""
-    child = os.fork()
-    if not child:
-        code = 255
+def nobody_gets(pid: int) -> int | None:
+    """The error number with which a process is kept from another user; 0 if it is not."""
+    def asked() -> int | None:
         try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
             GcProbe(pid, SeriesOf(BASE)).read(1.0)
-            code = 0
         except OSError as error:
-            code = error.errno or 255
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            return error.errno
+        return 0
+
+    found: int | None = as_nobody(asked)
+    return found
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")

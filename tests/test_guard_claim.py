@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import Target, wait_until
 from guarding import ANON, Hands
+from probing import as_nobody
 from servers import free_port
 from sidecars import Sidecar, config, running_sidecar
 
@@ -149,19 +150,6 @@ def test_claim_costs_no_descriptor_after_its_end(spawn: Callable[..., Target]) -
     assert len(os.listdir("/proc/self/fd")) <= before  # what earlier tests have left may be collected meanwhile
 
 
-def in_child(then: Callable[[], bool], uid: int) -> bool:
-    """What `then` gives in a process of this user. It holds whatever it has locked until it ends."""
-    pid = os.fork()
-    if not pid:
-        try:
-            os.setgid(uid)
-            os.setuid(uid)
-            os._exit(then())
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-
-
 def holder(pid: int, uid: int) -> "subprocess.Popen[bytes]":
     """A process of this user that has locked everything it can of another one."""
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(pid), str(uid)], stdout=subprocess.PIPE)
@@ -214,7 +202,7 @@ def test_who_may_not_trace_the_process_claims_it_by_its_directory(spawn: Callabl
             os.open("environ", os.O_RDONLY, dir_fd=process.dir_fd)
         return claims().take("t", process) and not claims().take("t", same)
 
-    assert in_child(excluded, 65534)
+    assert as_nobody(excluded)
 
 
 PRIVATE = """
