@@ -217,6 +217,50 @@ agent.register_model('reranker', lambda: globals().get('model'), unload=unload)"
     assert app.get("/memory")["models"] == [{"model": "reranker", "loaded": False, "loads": 1, "unloads": 1}]
 
 
+def test_a_standard_cleanup_finds_what_finalizers_leave_behind(app):
+    """Garbage whose finalizer makes new garbage is gone after a standard cleanup; a light one collects only once."""
+    app.do("""import gc, weakref; gc.disable(); left = []
+class Loop:
+    def __init__(self): self.itself = self
+class Last(Loop):
+    def __del__(self): loop = Loop(); left.append(weakref.ref(loop))""")
+
+    app.do("agent.PASS_EVERY_SECONDS = 0; Last()")
+    assert app.steps("light")["gc"]["detail"] == "passes: 1"
+    assert app.do("[one() is None for one in left]") == [False]
+    app.do("Last()")
+    assert app.steps("standard")["gc"]["detail"] == "passes: 2"
+    assert app.do("[one() is None for one in left]") == [True, True]
+
+
+def test_an_aggressive_cleanup_collects_with_lowered_thresholds(app):
+    """While an aggressive cleanup collects, thresholds are low; a standard one leaves them as the app has set them."""
+    app.do("import gc; gc.set_threshold(900, 11, 12); seen = []")
+    app.do("gc.callbacks.append(lambda phase, info: info['generation'] == 2 and seen.append(gc.get_threshold()))")
+
+    app.steps("standard")
+    assert {tuple(three) for three in app.do("seen")} == {(900, 11, 12)}
+    app.steps("aggressive")
+    assert app.do("seen.count((100, 5, 5))") >= 2 * 3  # each pass begins and ends
+    assert app.do("gc.get_threshold()") == [900, 11, 12]
+
+
+def test_a_model_that_cannot_be_measured_is_shown_with_the_estimate_given(app):
+    """`estimated_bytes` counts for a model without parameters, and is marked so; parameters count as measured."""
+    app.do("""class Tensor:
+    numel, element_size = (lambda self: 1000), (lambda self: 4)
+class Measured:
+    def parameters(self): return [Tensor(), Tensor()]
+class Opaque: pass
+measured, opaque, unknown = Measured(), Opaque(), Opaque()
+agent.register_model('measured', measured, estimated_bytes=1 << 30)
+agent.register_model('opaque', opaque, estimated_bytes=2 << 30)
+agent.register_model('unknown', unknown)""")
+
+    told = {row["model"]: (row.get("memory_bytes"), row.get("source")) for row in app.get("/memory")["models"]}
+    assert told == {"measured": (8000, "measured"), "opaque": (2 << 30, "estimated"), "unknown": (None, None)}
+
+
 def test_caches_of_many_kinds_are_shown_and_trimmed(app):
     """A dict, an lru_cache function, an object with popitem, and bare functions can each be registered as a cache."""
     app.do("""import collections, functools

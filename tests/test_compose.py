@@ -111,6 +111,13 @@ def test_image_runs_as_nobody_special(path: Path) -> None:
     assert re.search(r"^HEALTHCHECK ", text, re.MULTILINE)
 
 
+def test_rag_of_the_demo_has_no_swap_to_flee_to() -> None:
+    """At its limit the demo's RAG is killed, as the page says: with swap beside it, it would only become slow."""
+    rag = services(COMPOSE / "docker-compose.yml")["rag"]
+
+    assert rag["memswap_limit"] == rag["mem_limit"]
+
+
 def test_sidecar_configuration_is_sound() -> None:
     """`rag-sidecar check config` has nothing to say against the stack's sidecar.yml."""
     done = subprocess.run([sys.executable, "-P", "-m", "sidecar", "check", "config", COMPOSE / "sidecar/sidecar.yml"],
