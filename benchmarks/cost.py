@@ -2,9 +2,10 @@
 
 Each part is measured by itself and written into benchmarks/results/cost.json; cost.md shows all of them.
 
-processes   Guard and desk, not scraped and scraped once a second, beside what people have instead: process-exporter,
-            Prometheus and Alertmanager, also once a second, one alert rule. 1 to 1,000 processes, each a target.
-            Processor time, and memory (PSS) at the end. About 10 minutes.
+processes   Guard and desk, as they come (all is calm, so every other second), looking every second, and scraped every
+            second as well, beside what people have instead: process-exporter, Prometheus and Alertmanager, also once a
+            second, one alert rule. 1 to 1,000 processes, each a target. Processor time, and memory (PSS) at the end.
+            About 13 minutes.
 target      A program that holds 1 GiB and maps, touches and unmaps memory all the time: how many page faults it gets
             done in a second of its own processor time and by the clock, by turns while nobody looks, while the sidecar
             does, while process-exporter is scraped once a second, and while that reads smaps, too, as it does by
@@ -66,12 +67,15 @@ def scrape_ms(url: str) -> float:
 def size(count: int, seconds: float) -> dict[str, Any]:
     """So many processes, watched by us, then by the others."""
     with tempfile.TemporaryDirectory() as name, herd(count) as (_, pids):
-        folder = Path(name)
-        with sidecar_for(folder, to_guard(pids)) as (sidecar, found):
-            unscraped = used(found, seconds)
+        folder, calm = Path(name), Path(name, "calm")
+        calm.mkdir()
+        with sidecar_for(calm, to_guard(pids)) as (_, found):
+            alone = {"calm": used(found, seconds)}
+        with sidecar_for(folder, to_guard(pids), evaluation_interval="1s") as (sidecar, found):
+            alone["unscraped"] = used(found, seconds)
             with scraped(f"{sidecar.url}/metrics"):
                 ours = used(found, seconds)
-            ours["unscraped"] = {who: row["cpu_percent"] for who, row in unscraped.items()}
+            ours |= {how: {who: row["cpu_percent"] for who, row in rows.items()} for how, rows in alone.items()}
             ours["scrape_ms"] = scrape_ms(f"{sidecar.url}/metrics")
             ours["targets_up"] = sum(sidecar.series("rag_target_up").values())
             assert ours["targets_up"] == count, ours

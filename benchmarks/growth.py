@@ -52,6 +52,8 @@ WARMING_TICKS, TICKS, SCRAPES = 60, 60, 5
 HOURS, HOUR_TICKS, MOST_SECONDS = 24, 3600, 560.0
 SOAK_HABITS = HABITS[1:4]
 REAL_SECONDS, SAMPLE_SECONDS, RESTART_SECONDS = 120.0, 2.0, 45.0
+HELPED = 7
+"""So many that all cleanups that are kept are there after a quarter of an hour."""
 PARTS = (*SIZES, "soak", "real")
 BLOCKS = 12
 
@@ -159,13 +161,14 @@ def objects() -> Counter[str]:
 
 @contextmanager
 def patients(folder: Path) -> Iterator[list[dict[str, Any]]]:
-    """Three programs that grow through their lines, one of them without a cleanup that helps; their targets.
+    """Programs that grow through their lines, one of them without a cleanup that helps; their targets.
 
     Each is restarted every now and then, as a deployment would. They are started by a link in the folder, so that no
     other program of the machine is taken for one of them.
     """
     over = threading.Event()
-    commands = {"helps": "leaky.py --rate 8 --handle SIGUSR1", "still": "leaky.py --handle SIGUSR1",
+    helped = {f"helps-{number}": "leaky.py --rate 8 --handle SIGUSR1" for number in range(HELPED)}
+    commands = {**helped, "still": "leaky.py --handle SIGUSR1",
                 "leaks": "stubborn.py --rate 3 --limit 160"}
 
     def keep_running(name: str, command: str) -> None:
@@ -207,7 +210,9 @@ def real(seconds: float) -> dict[str, Any]:
               "desk": an_hour([(at, desk) for at, _, desk, _ in late]),
               "store": an_hour([(at, store) for at, _, _, store in late]),
               "desk_less_store": an_hour([(at, desk - store) for at, _, desk, store in late])}
-    return {"seconds": seconds, "samples": len(late), "cleanups_shown": cleanups, "desk_starts": starts,
+    minutes = [[round(at / 60), *map(int, kib)] for at, *kib in rows[::round(60 / SAMPLE_SECONDS)]]
+    return {"seconds": seconds, "samples": len(late), "minutes": minutes, "cleanups_shown": cleanups,
+            "desk_starts": starts,
             "anon_kib": {"guard": [rows[0][1], late[0][1], late[-1][1]], "desk": [rows[0][2], late[0][2], late[-1][2]]},
             **slopes}
 

@@ -90,10 +90,13 @@ HARMLESS = {"cleanup": [{"signal": "SIGUSR1"}],
 
 
 @contextmanager
-def sidecar_for(folder: Path, targets: list[dict[str, Any]]) -> Iterator[tuple[Sidecar, dict[str, int]]]:
-    """The installed command, ready, as `python -m` would count Python's own runpy; guard and desk by name."""
+def sidecar_for(folder: Path, targets: list[dict[str, Any]], **more: Any) -> Iterator[tuple[Sidecar, dict[str, int]]]:
+    """The installed command, ready, as `python -m` would count Python's own runpy; guard and desk by name.
+
+    `more` goes into its configuration.
+    """
     port, file, log = free_port(), folder / "sidecar.yml", folder / "sidecar.log"
-    file.write_text(config(port, folder, targets))
+    file.write_text(config(port, folder, targets, **more))
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     command = [Path(sys.executable).parent / "rag-sidecar", "run", "--config.file", file]
     with log.open("wb") as out:
