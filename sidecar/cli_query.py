@@ -42,11 +42,11 @@ Exit codes: 0 there was an answer, be it empty, 1 failure. docs/api.md
 _EXPLAIN = """\
 examples:
   rag-sidecar explain RagMemoryMain
-  rag-sidecar explain RagMemoryMain --target rag        this one of several
+  rag-sidecar explain RagMemoryMain --target rag        this one alone of several
   rag-sidecar explain RagMemoryMain -o json             for programs
 
-Exit codes: 0 whether it fires or not, 1 there is no such alert. docs/rules.md,
-"Why does it fire?"
+Exit codes: 0 whether it fires or not, 1 there is no such alert or target.
+docs/rules.md, "Why does it fire?"
 """
 
 
@@ -62,7 +62,7 @@ def add(commands: "Commands") -> None:
     query.set_defaults(call=_query)
     explain = commands.add_parser("explain", help="why an alert fires, waits or does not", epilog=_EXPLAIN, **form)
     explain.add_argument("alert", metavar="ALERT", help="its name")
-    explain.add_argument("--target", metavar="NAME", help="the target to speak of")
+    explain.add_argument("--target", metavar="NAME", help="speak of this target alone")
     explain.set_defaults(call=_explain)
     for command in (query, explain):
         command.add_argument("--url", default=DEFAULT_URL, metavar="URL", help="whom to ask: a server, or unix:PATH, "
@@ -203,7 +203,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         print(json.dumps([as_record(explained) for explained in found], indent=2))
     else:
         screen = Screen(*terminal())
-        print("\n\n".join(as_text(explained, arguments.target, screen) for explained in found))
+        print("\n\n".join(as_text(explained, screen) for explained in found))
     return OK
 
 

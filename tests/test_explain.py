@@ -37,6 +37,7 @@ def bench() -> Bench:
     """rag uses 812 of 1000 MiB, other 1100 of 1000 MiB."""
     bench = Bench()
     for target, used in (("rag", 812), ("other", 1100)):
+        bench.add("rag_target_up", 1.0, **BASE, target=target)
         bench.add(USED, used * MIB, **BASE, target=target)
         for level, line in (("main", 1000), ("critical", 1200)):
             bench.add(LINE, line * MIB, **BASE, target=target, level=level)
@@ -125,8 +126,13 @@ def test_rule_that_was_not_or_could_not_be_evaluated(bench: Bench) -> None:
 
 
 def test_unknown_target_is_told(bench: Bench) -> None:
-    """A target that the rule knows nothing of is not taken for one that is well."""
-    assert said(bench, MAIN, "nobody") == "A does not speak of target nobody; it speaks of other, rag."
+    """A target that nobody knows is an error that names those there are; one that is down is known."""
+    with pytest.raises(SidecarError, match="there is no target nobody") as caught:
+        said(bench, MAIN, "nobody")
+    assert caught.value.help == "targets there: other, rag"
+
+    bench.add("rag_target_up", 0.0, **BASE, target="gone")
+    assert said(bench, MAIN, "gone").startswith(f"A does not fire for target gone: there is no series {USED}")
 
 
 TRAPS = [
@@ -168,14 +174,35 @@ def test_all_targets_get_a_verdict_and_many_are_counted() -> None:
     query = f"{USED} > {MIB}"
     loud = rule(query, state="firing", alerts=(alert("firing", NOW, "t15"),))
     explained = explain(loud, asking(bench), NOW)
-    text = as_text(explained, None, Screen())
+    text = as_text(explained, Screen())
 
     assert sentences(explained)[0].startswith("A fires for target t15 since 09:11:40 UTC: used 2 MiB is above 1 MiB")
     assert len(explained.verdicts) == 20
     assert "… and 12 inactive; --target NAME shows one." in text
     assert text.count("… and 15 more") == 2
-    assert 'target="t07"' in as_text(explain(loud, asking(bench), NOW, "t07"), "t07", Screen())
+    assert 'target="t07"' in as_text(explain(loud, asking(bench), NOW, "t07"), Screen())
     assert 'target="t07"' not in text.split("A fires")[0]
+
+
+def test_explanation_of_one_target_is_about_it_alone(bench: Bench) -> None:
+    """With --target the head line, the values, the lines and what is held back are those of this target."""
+    bench.add("rag_action_held", 1.0, **BASE, target="other", reason="settling")
+    bench.add("rag_actions_parked", 1.0, **BASE, target="other")
+    loud = rule(state="firing", labels={"cleanup": "standard"}, alerts=(alert("firing", NOW, "other"),))
+
+    def shown(target: str | None) -> tuple[str, dict[str, Any]]:
+        explained = explain(loud, asking(bench), NOW, target, acts=True, parked={"other": "settling"})
+        return as_text(explained, Screen()), as_record(explained)
+
+    everything, (text, record), (loud_text, _) = shown(None)[0], shown("rag"), shown("other")
+    assert "held back other: settling" in everything
+    assert text.startswith("A  inactive\n")
+    assert "line      rag: 1000 MiB" in text
+    assert "other" not in text + json.dumps(record)
+    assert record["state"] == "inactive"
+    assert loud_text.startswith("A  firing\n")
+    assert "held back other: settling" in loud_text
+    assert "rag:" not in loud_text
 
 
 def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
@@ -188,7 +215,7 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     def shown(query: str = MAIN, *, acts: bool = True, **more: Any) -> str:
         explained = explain(rule(query, **{"labels": labels, **more}), asking(bench), NOW, acts=acts,
                             parked={"other": "never_helps", "rag": "budget_spent"})
-        return " ".join(as_text(explained, None, Screen(200)).split())
+        return " ".join(as_text(explained, Screen(200)).split())
 
     at_once = shown()
     assert "so it is decided in advance: the guard acts at the crossing" in at_once
@@ -235,9 +262,9 @@ def test_screens_fit(bench: Bench, width: int, query: str) -> None:
     """No line is wider than the terminal, whatever the expression; a plain terminal gets plain characters."""
     explained = explain(rule(query, labels={"cleanup": "light"}), asking(bench), NOW)
 
-    assert max(map(len, as_text(explained, None, Screen(width)).split("\n"))) <= max(width, 40)
-    assert as_text(explained, None, Screen(width, plain=True)).isascii()
-    assert "\x1b" not in as_text(explained, None, Screen(width))
+    assert max(map(len, as_text(explained, Screen(width)).split("\n"))) <= max(width, 40)
+    assert as_text(explained, Screen(width, plain=True)).isascii()
+    assert "\x1b" not in as_text(explained, Screen(width))
 
 
 def test_record_is_whole_and_json(bench: Bench) -> None:
@@ -256,7 +283,7 @@ def test_record_is_whole_and_json(bench: Bench) -> None:
 def test_expression_beyond_us_is_no_obstacle(bench: Bench) -> None:
     """A rule whose expression cannot be read here is shown with its state and the reason."""
     explained = explain(rule("info(up)", state="firing", alerts=(alert("firing", NOW),)), asking(bench), NOW)
-    text = as_text(explained, None, Screen())
+    text = as_text(explained, Screen())
 
     assert "It cannot be read here" in text
     assert text.endswith("A is firing.")
@@ -274,7 +301,7 @@ def test_terminals_get_no_commands_from_outside(bench: Bench) -> None:
     (found,) = seen.rules(data)
 
     for shown in (found, replace(found, health="ok")):
-        text = as_text(explain(shown, asking(bench), NOW), None, Screen())
+        text = as_text(explain(shown, asking(bench), NOW), Screen())
         assert "[2J" in text
         assert "\x1b" not in text
         assert "\u202e" not in text
@@ -338,6 +365,10 @@ def test_running_sidecar_explains_itself(spawn: Callable[..., Target], tmp_path:
         assert (code, out) == (1, "")
         assert "did you mean RagMemoryMain?" in errors
         assert "RagMemoryCritical" in errors
+        code, out, errors = run("explain", "RagMemoryMain", "--url", sidecar.url, "--target", "nope")
+        assert (code, out) == (1, "")
+        assert "there is no target nope" in errors
+        assert "targets there: t\n" in errors
 
 
 def test_prometheus_with_the_same_rules_explains_too(spawn: Callable[..., Target], tmp_path: Path) -> None:
@@ -355,6 +386,7 @@ def test_prometheus_with_the_same_rules_explains_too(spawn: Callable[..., Target
                 return " ".join(out.split())
 
             wait_until(lambda: prometheus.get("/api/v1/rules")["data"]["groups"], 20, "the rules")
+            wait_until(lambda: prometheus.get("/api/v1/query", query="rag_target_up")["data"]["result"], 20, "a scrape")
             text = wait_until(lambda: text if "is pending for target rag" in (text := explained()) else "", 30,
                               "the alert to be pending")
             assert "is above the main line 200 MiB, by" in text

@@ -4,15 +4,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.errors import QueryError
-from sidecar.explain import gate
+from sidecar.explain import gate, narrow
 from sidecar.explain.seen import SeenRule, targets
-from sidecar.explain.tree import Answer, Node, grow, questions
+from sidecar.explain.tree import Answer, Node, everything, grow, questions
 from sidecar.explain.verdict import Verdict, verdicts
 from sidecar.promql.parse import parse
 from sidecar.promql.values import Point
 
 Ask = Callable[[str, float], Answer]
 """`ask(expression, at)`: its value at a moment, or the reason why there is none."""
+
+WATCHED = "rag_target_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,21 @@ def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, 
     """Ask about a rule and all parts of its expression, at the moment of its last evaluation.
 
     What is done about it is asked for `now`: that is decided after the evaluation. `parked` is target → why it is.
+    With `target` all of it is about this one alone, also the rule's state; SidecarError where nobody knows it.
     """
     at = now if rule.evaluated_at is None else rule.evaluated_at
     try:
         expr = parse(rule.query, experimental=True)
         wanted = gate.wanted(rule)
     except QueryError as error:
+        rule = _narrowed(rule, None, ask, now, target)
         known = tuple(Verdict(alert.labels.get("target", ""), alert.state, f"{rule.name} is {alert.state}.")
-                      for alert in rule.alerts if target in (None, alert.labels.get("target")))
+                      for alert in rule.alerts)
         quiet = Verdict(target or "", rule.state, f"{rule.name} is {rule.state}.")
         return Explanation(rule, at, None, known or (quiet,), str(error), acts=acts)
     tree = grow(expr, {text: ask(text, at) for text in questions(expr)})
+    rule = _narrowed(rule, tree, ask, now, target)
+    tree = tree if target is None else narrow.tree_of(tree, target)
     found = tuple(verdicts(rule, tree, at, target))
     if wanted is None:
         return Explanation(rule, at, tree, found, acts=acts)
@@ -60,8 +66,20 @@ def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, 
     true = targets(tree.points)
     held = {name: why for name, why in _reasons(ask(gate.HELD, now)).items() if name in true} if acts else {}
     names = targets(_points(ask(gate.PARKED, now))) if acts else ()
-    return Explanation(rule, at, tree, found, "", wanted, lines, held,
-                       {name: (parked or {}).get(name, "") for name in names}, acts)
+    why = {name: (parked or {}).get(name, "") for name in names}
+    return Explanation(rule, at, tree, found, "", wanted, narrow.only(lines, target), held,
+                       narrow.only(why, target), acts)
+
+
+def _narrowed(rule: SeenRule, tree: Node | None, ask: Ask, now: float, target: str | None) -> SeenRule:
+    """The rule as it is for this target. Raises SidecarError where neither the rule nor the server knows it."""
+    if target is None:
+        return rule
+    known = targets([point for node in everything(tree) for point in node.points]) if tree else set()
+    known |= {alert.labels["target"] for alert in rule.alerts if "target" in alert.labels}
+    if target not in known:
+        narrow.check(target, known | targets(_points(ask(WATCHED, now))), rule)
+    return narrow.rule_of(rule, target)
 
 
 def _points(answer: Answer) -> list[Point]:

@@ -45,7 +45,7 @@ class Screen(NamedTuple):
                                  break_on_hyphens=False) or [first.rstrip()]
 
 
-def as_text(explained: Explanation, target: str | None, screen: Screen) -> str:
+def as_text(explained: Explanation, screen: Screen) -> str:
     """The whole screen."""
     rule = explained.rule
     title = f"{screen.paint(rule.name, 'bold')}  {screen.paint(rule.state, rule.state)}"
@@ -56,7 +56,7 @@ def as_text(explained: Explanation, target: str | None, screen: Screen) -> str:
         lines += [*screen.wrapped(f"It cannot be read here: {explained.unreadable}", "  ", "  ")]
     else:
         hidden = _common(explained.tree)
-        lines += _Tree(target, hidden, screen).lines(explained.tree)
+        lines += _Tree(hidden, screen).lines(explained.tree)
         if hidden:
             lines += ["", *_row("labels", f"everywhere {_labels(hidden, Labels())}", screen)]
     lines += ["", *_timers(explained, screen)]
@@ -143,8 +143,7 @@ def _labels(labels: Labels, hidden: Labels) -> str:
 class _Tree:
     """Writes a tree. Lives as long as one screen."""
 
-    def __init__(self, target: str | None, hidden: Labels, screen: Screen) -> None:
-        self._target = target or ""
+    def __init__(self, hidden: Labels, screen: Screen) -> None:
         self._hidden = hidden
         self._screen = screen
         self._branch, self._end, self._down = ("|- ", "`- ", "|  ") if screen.plain else ("├─ ", "└─ ", "│  ")
@@ -189,8 +188,8 @@ class _Tree:
         return f"{value}, of the {one.side} side, has no partner: {one.why}"
 
     def _rows(self, rows: Sequence[tuple[Labels, str]]) -> Iterable[str]:
-        """Elements, those of the target that was asked for first, aligned; the rest is counted."""
-        ordered = sorted(rows, key=lambda row: (row[0].get("target", self._target) != self._target, [*row[0].items()]))
+        """Elements, aligned; the rest is counted."""
+        ordered = sorted(rows, key=lambda row: [*row[0].items()])
         shown = [(_labels(labels, self._hidden), text) for labels, text in ordered[:SHOWN]]
         widest = min(max((len(labels) for labels, _ in shown), default=0), self._screen.room // 2)
         for labels, text in shown:

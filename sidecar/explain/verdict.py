@@ -29,9 +29,6 @@ def verdicts(rule: SeenRule, tree: Node, at: float, target: str | None) -> list[
     """One for each target that the rule speaks of, the loudest first; only for `target` where one is given."""
     known = targets([point for node in everything(tree) for point in node.points])
     known |= {alert.labels["target"] for alert in rule.alerts if "target" in alert.labels}
-    if target is not None and known and target not in known:
-        others = ", ".join(sorted(known)[:SENTENCES])
-        return [Verdict(target, "unknown", f"{rule.name} does not speak of target {target}; it speaks of {others}.")]
     names = [target] if target is not None else sorted(known) or [""]
     found = [_of(rule, tree, at, name) for name in names]
     return sorted(found, key=lambda verdict: -_ORDER.index(verdict.state) if verdict.state in _ORDER else 0)
