@@ -4,11 +4,13 @@ import ctypes
 import errno
 import platform
 import resource
+import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -140,9 +142,12 @@ def test_signal_is_not_taken_for_answered_because_that_cannot_be_seen(
     leaky = spawn("leaky", "--handle", "SIGUSR1")
     hands.watch(leaky)
     leaky.tell("grow 100")
+    leaky.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{leaky.pid}/stat").read_text().split()[2] == "T", 10, "the stop")
     hands.deliver()
     without_memory(lambda: hands.deliveries.poll(time.monotonic()))
     before = hands.deliveries.in_flight("t")
+    leaky.process.send_signal(signal.SIGCONT)
     hands.until("answered")
 
     assert before
