@@ -158,11 +158,13 @@ def on_cleanup(
         def unload(level): ...
 
     It may return the bytes that it freed. What it raises is reported and stops nothing; after 5 s the cleanup goes on
-    without it. A bound method is held weakly: it is forgotten with its object. Raises ValueError for an unknown level.
+    without it. A bound method is held weakly: it is forgotten with its object. Raises ValueError for an unknown level,
+    TypeError for a callback that cannot be called.
     """
     _known("level", level, LEVELS)
 
     def register(function: Function) -> Function:
+        _callable("on_cleanup", callback=function)
         _registry.add(_registry.cleaners, _Cleaner(name, function, LEVELS.index(level)))
         return function
 
@@ -189,9 +191,10 @@ def register_cache(
     in a standard cleanup too), or an object with some of trim(fraction), evict(fraction), popitem(), clear(), len(),
     maxsize, currsize, size_bytes, max_bytes, hits, misses, evictions. The functions given here come first. `lock` is
     held meanwhile, if it can be had within 5 s. The cache is held weakly where Python can (not a plain dict).
-    Raises ValueError if there is nothing to trim, clear or count.
+    Raises ValueError if there is nothing to trim, clear or count, TypeError for a function that cannot be called.
     """
     given = {"trim": trim, "clear": clear, "entries": entries, "size_bytes": size_bytes}
+    _callable(f"register_cache({name!r})", **given)
     if cache is None and not any(given.values()):
         raise ValueError(f"register_cache({name!r}): neither a cache nor a function was given")
     _registry.add(_registry.caches, _Cache(str(name), cache, given, lock))
@@ -211,8 +214,14 @@ def register_model(
 
     `model` is the model, held weakly where Python can, or a function that returns it, or None while it is not loaded.
     Only for models that answer, never for one in training. The bytes of its parameters are shown as measured; where it
-    has none to count, `estimated_bytes`.
+    has none to count, `estimated_bytes`. Raises ValueError where there is no model or the estimate is no number,
+    TypeError for an `unload` that cannot be called.
     """
+    if model is None:
+        raise ValueError(f"register_model({name!r}): neither a model nor a function that returns it was given")
+    if estimated_bytes is not None and not _is_number(estimated_bytes):
+        raise ValueError(f"register_model({name!r}): estimated_bytes={estimated_bytes!r} is no number of bytes")
+    _callable(f"register_model({name!r})", unload=unload)
     _registry.add(_registry.models, _Model(str(name), model, unload, device, estimated_bytes))
 
 
@@ -221,7 +230,10 @@ def on_mode(callback: Function) -> Function:
 
         @agent.on_mode
         def shed(mode): queue.accept = mode != "degraded"
+
+    Raises TypeError for a callback that cannot be called.
     """
+    _callable("on_mode", callback=callback)
     _registry.add(_registry.listeners, _Cleaner(None, callback, 0))
     return callback
 
@@ -270,6 +282,9 @@ class _Options(
 
     def check(self) -> None:
         """Raises ValueError for what can never work."""
+        for title in ("listen", "token"):
+            if not isinstance(getattr(self, title), (str, type(None))):
+                raise ValueError(f"{title} must be a string")  # a token is not shown
         if self.listen is not None:
             host, port = self.address()
             if not _is_loopback(host):
@@ -285,8 +300,10 @@ class _Options(
                 raise ValueError(f"signals: {title!r} is no signal; SIGUSR1 is one")
         for title in ("every_seconds", "every_requests", "gc_pause_budget_seconds"):
             value = getattr(self, title)
-            if value is not None and not value > 0:
-                raise ValueError(f"{title}={value!r}: must be greater than zero")
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise ValueError(f"{title}={value!r}: must be a number greater than zero")
+        if not isinstance(self.freeze_after, bool) and not _is_number(self.freeze_after):
+            raise ValueError(f"freeze_after_startup={self.freeze_after!r}: must be True, False or seconds")
 
     def address(self) -> tuple[str, str]:
         """Host and port of `listen`, as written."""
@@ -309,6 +326,12 @@ class _Options(
 def _known(what: str, value: Any, among: tuple[str, ...]) -> None:
     if value not in among:
         raise ValueError(f"{what} {value!r} is none of {', '.join(among)}")
+
+
+def _callable(where: str, **functions: Any) -> None:
+    for what, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{where}: {what} must be a function, not {type(function).__name__}")
 
 
 def _is_loopback(host: str) -> bool:

@@ -212,6 +212,9 @@ def test_a_stranger_gets_one_answer_for_each_connection(tcp):
     ("listen='127.0.0.1', token='x' * 20", "loopback alone"), ("listen='127.0.0.1:0'", "token of at least 16"),
     ("listen='127.0.0.1:0', token='short'", "token of at least 16"), ("signals={'SIGUSR1': 'hard'}", "none of light"),
     ("signals={'SIGNONE': 'light'}", "no signal"), ("every_seconds=0", "greater than zero"),
+    ("every_seconds='5'", "every_seconds='5': must be a number"), ("every_requests='5'", "must be a number"),
+    ("every_seconds=float('nan')", "greater than zero"), ("freeze_after_startup='1m'", "True, False or seconds"),
+    ("listen=9115", "listen must be a string"), ("listen='127.0.0.1:0', token=b'x' * 20", "token must be a string"),
 ])  # fmt: skip
 def test_arguments_that_can_never_work_are_refused(launch, arguments, why):
     """start() raises ValueError for them, with what to write instead, and starts nothing."""
@@ -220,6 +223,23 @@ def test_arguments_that_can_never_work_are_refused(launch, arguments, why):
     with pytest.raises(AssertionError, match=f"ValueError: .*{why}"):
         app.do(f"agent.start({arguments})")
     assert not app.path().exists()
+
+
+@pytest.mark.parametrize(("call", "why"), [
+    ("on_cleanup('abc')", "TypeError: on_cleanup: callback must be a function, not str"),
+    ("on_cleanup(name='a')('abc')", "TypeError: on_cleanup: callback"), ("on_mode(5)", "TypeError: on_mode: callback"),
+    ("register_cache('c', {}, clear='abc')", "TypeError: register_cache.'c'.: clear must be a function"),
+    ("register_model('m', None)", "ValueError: register_model.'m'.: neither a model nor a function"),
+    ("register_model('m', object(), unload='abc')", "TypeError: register_model.'m'.: unload must be a function"),
+    ("register_model('m', object(), estimated_bytes='2G')", "ValueError: .* estimated_bytes='2G' is no number"),
+])  # fmt: skip
+def test_what_can_never_be_called_is_refused_where_it_is_registered(launch, call, why):
+    """The app's author learns of it when the app starts, not from a cleanup that fails at night; nothing is kept."""
+    app = launch()
+
+    with pytest.raises(AssertionError, match=why):
+        app.do(f"agent.{call}")
+    assert list(app.steps("aggressive")) == ["gc", "release"]
 
 
 def test_a_port_in_use_is_told_and_the_socket_serves_all_the_same(launch):
