@@ -113,9 +113,9 @@ class _Desk:
             gc.collect()
             gc.freeze()  # what was made up to now stays: passes over it would double the longest ticks
             gc.callbacks.append(LongPasses(monotonic))
-            log.info("watching", extra={
-                "targets": ", ".join(parts.names), "url": url, "rules": sum(len(spec.rules) for spec in parts.specs),
-                "alertmanagers": len(settings.alertmanagers), "desk_start": self._starts})
+            self._hear()
+            if not self._over:  # else the program to watch could not be started, or has ended at once
+                _say_watching(parts, url, self._starts)
             await self._tick_until_the_end(partial(self._serve, stack))
             left = await self._notifier.drain(wall() + DRAIN_SECONDS)
             pipeline.keep(wall())
@@ -310,6 +310,12 @@ class _Desk:
         if self._dispatch.ended:
             self._over = True
             self._pause.end()
+
+
+def _say_watching(parts: Parts, url: str, starts: int) -> None:
+    log.info("watching", extra={
+        "targets": ", ".join(parts.names), "url": url, "rules": sum(len(spec.rules) for spec in parts.specs),
+        "alertmanagers": len(parts.settings.alertmanagers), "desk_start": starts})
 
 
 def _shown(settings: Settings) -> Callable[[], list[tuple[str, str]]]:

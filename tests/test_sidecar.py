@@ -252,11 +252,12 @@ def test_sigterm_is_passed_on_to_the_command(tmp_path: Path) -> None:
 
 
 def test_command_that_cannot_be_started(tmp_path: Path) -> None:
-    """As a shell has it: 127 and a word why."""
+    """As a shell has it: 127 and a word why. Nothing claims to be watched."""
     code, said = refused(tmp_path, "--web.listen-address", f"127.0.0.1:{free_port()}", "--", "no-such-program-here")
 
     assert code == 127
-    assert "no-such-program-here" in said
+    assert "cannot start no-such-program-here: No such file or directory" in said
+    assert "watching" not in said
 
 
 def test_nothing_is_left_behind(spawn: Callable[..., Target], tmp_path: Path) -> None:
