@@ -67,7 +67,10 @@ def rules(preventive: float = 6.0, main: float = 3.0) -> list[GroupSpec]:
 
 @dataclass
 class Living:
-    """A program that grows, is cleaned up, starts anew and becomes another one, as a test says."""
+    """A program that grows, is cleaned up, starts anew and becomes another one, as a test says.
+
+    `falls` is (Unix time, bytes) of each time that used bytes became less, whatever for.
+    """
 
     identity: Identity | None
     used: float = 400.0 * MIB
@@ -78,6 +81,12 @@ class Living:
     limit_bytes: int | None = None
     now: float = START
     lives: int = 1
+    falls: list[tuple[float, float]] = field(default_factory=list)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "used" and value < getattr(self, "used", value):
+            self.falls.append((self.now, self.used - value))
+        super().__setattr__(name, value)
 
     @property
     def used_bytes(self) -> float | None:

@@ -67,6 +67,10 @@ class Guard:
             self.tell("spent", attempt)
         return True
 
+    def untold(self, _: str) -> bool:
+        """The desk hears everything before it judges."""
+        return False
+
     def stand(self, target: str, armed: Sequence[Armed], _: float) -> None:
         """Put standing orders in force; how often one has been carried out is forgotten when it changes."""
         known, _ = self.standing.get(target, ([], 0))

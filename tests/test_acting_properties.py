@@ -7,7 +7,7 @@ The desk is the real one, rules and all, in virtual time (`acting_world`). The s
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from properties import examples
 
+from sidecar.actions.ladder import NEVER_DELIVERED
+from sidecar.actions.options import Options
 from sidecar.actions.options import Policy as Caps
+from sidecar.actions.tally import FREED
+from sidecar.model import Labels
 from sidecar.replay.program import Response
 
 pytestmark = pytest.mark.usefixtures("silence")
@@ -241,6 +245,24 @@ def i11_parked_is_quiet(world: World, asked: Any, incident: Any) -> None:
         assert STRENGTH[asked.cleanup] > incident.parked_at, f"I11: {asked} while parked: {incident.parked}"
 
 
+def i12_what_fell_is_credited_once(world: World) -> None:
+    """I12: no cleanup is credited with more than what fell before the next one, beside the growth from before."""
+    finals = [body for (kind, _, stage), (_, body) in world.rows.items() if (kind, stage) == ("attempt", "final")]
+    moved = [body for body in finals if body["outcome"] not in NEVER_DELIVERED and not body["dry_run"]]
+    moved.sort(key=lambda body: body["started_at"])
+    most = 0.0
+    for body, after in zip_longest(moved, moved[1:]):
+        begun, ended = body["started_at"], after["started_at"] if after else world.now
+        fell = sum(fallen for at, fallen in world.program.falls if begun <= at <= ended)
+        grew = body["growth"] * ((body["answered_at"] or begun) - begun + world.options.verification.window_seconds)
+        freed = max(0.0, body["freed_bytes"] or 0.0)
+        assert freed <= fell + grew + 1.0, f"I12: {freed / MIB} MiB of {fell / MIB} by {body}"
+        most += freed
+    counted = sum(sample.value for sample in world.desk.ledger.samples([Labels({"target": "rag"})], world.now)
+                  if sample.labels.metric == FREED.name)
+    assert counted <= most + 1.0, f"I12: {counted} counted of {most}"
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A place for the kill-switch."""
@@ -260,7 +282,7 @@ def play(trace: list[tuple[Done, int]], world: World) -> None:
     world.program.growth = 0.0
     world.wait(FLIGHT_SECONDS, step=5.0, each=watcher.look)
     for law in (i2_budgets_are_kept, i8_every_attempt_ends_once, i8_asked_is_written_down,
-                i9_undelivered_costs_nothing, i10_incidents_end_when_it_is_well):
+                i9_undelivered_costs_nothing, i10_incidents_end_when_it_is_well, i12_what_fell_is_credited_once):
         law(world)
 
 
@@ -272,5 +294,35 @@ def test_laws_of_acting_hold_whatever_happens(
     world = World(folder, SETTINGS[options], used=used * MIB)
     try:
         play(trace, world)
+    finally:
+        world.close()
+
+
+CROWDED = st.lists(st.tuples(st.sampled_from([
+    *(_reach(level, ratio) for level in sorted(LINES) for ratio in (0.97, 1.02, 1.1)),
+    *(_grow(mib) for mib in (-5.0, 0.0, 5.0, 30.0)), *(_burst(mib) for mib in (-100.0, -20.0, 60.0, 150.0)),
+    *(_share(cleanup, share) for cleanup in sorted(STRENGTH) for share in (0.0, 0.1, 0.3)),
+    *(_respond(kind, name, response) for kind in ("http", "signal") for name, response in RESPONSES.items()),
+    done("light by hand", lambda world: world.by_hand("light")),
+    done("dry run by hand", lambda world: world.by_hand("aggressive", dry_run=True)),
+    done("restart", lambda world: world.program.start_anew()), done("desk crashes", World.crash_desk),
+]), st.sampled_from([0, 1, 2, 4])), min_size=6, max_size=20)
+OFTEN = replace(QUICK, verification=Options().verification, every_seconds={"light": 30.0})
+
+
+@examples(120)
+@given(trace=CROWDED)
+def test_bytes_are_credited_to_one_cleanup_at_most(folder: Path, trace: list[tuple[Done, int]]) -> None:
+    """However close cleanups follow each other, each has at most what fell before the next; no byte counts twice."""
+    world = World(folder, OFTEN, used=0.9 * LINES["main"])
+    try:
+        world.program.shares = {"light": 0.0, "standard": 0.0, "aggressive": 0.5}
+        world.wait(8.0)
+        for step, seconds in trace:
+            step.do(world)
+            world.wait(seconds)
+        world.program.growth = 0.0
+        world.wait(FLIGHT_SECONDS, step=5.0)
+        i12_what_fell_is_credited_once(world)
     finally:
         world.close()

@@ -14,6 +14,7 @@ from acting_world import CLIMBING, LINES, MIB, START, World, rules
 
 from sidecar.actions.attempt import Attempt
 from sidecar.actions.options import Options
+from sidecar.model import Labels
 from sidecar.replay.program import Response
 
 DEFAULTS = Options(mode="enforce")
@@ -258,6 +259,52 @@ def test_burst_that_takes_a_stronger_cleanup_is_no_strike(make: Make) -> None:
 
     assert [cleanup for cleanup, _ in outcomes(world)] == 5 * ["standard", "aggressive"]
     assert {attempt.rebounded for attempt in world.attempts()} == {False}
+
+
+@pytest.mark.parametrize(("gap", "outcome"), [(0.0, "unknown"), (1.0, "unknown"), (10.0, "ineffective")])
+def test_cleanup_is_not_credited_with_what_the_next_one_freed(make: Make, gap: float, outcome: str) -> None:
+    """One that frees nothing is never a success because a stronger one came; seen for too short, it is no failure."""
+    world = make()
+    world.program.shares = {"light": 0.0, "standard": 0.0, "aggressive": 0.9}
+    world.wait(90.0)
+    world.program.used = LINES["main"] * 1.05
+    world.wait(11.0)
+    while "standard" not in [cleanup for cleanup, _ in outcomes(world)]:
+        world.tick()
+    world.wait(gap)
+    world.program.used = LINES["critical"] * 1.05
+    world.wait(100.0)
+
+    before = {attempt.cleanup: attempt for attempt in world.attempts()}
+    assert (before["standard"].outcome, before["standard"].reason) == (outcome, "overtaken")
+    assert before["standard"].ended_at == before["aggressive"].started_at
+    assert before["aggressive"].outcome == "effective"
+    assert _freed_total(world) == before["aggressive"].freed_bytes
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_cleanup_that_was_never_delivered_overtakes_none(make: Make, stops: bool) -> None:
+    """What was refused or only rehearsed has moved no memory: the one before it is judged as if it were not there."""
+    world = make()
+    world.program.shares = {"light": 0.0, "standard": 0.3, "aggressive": 0.9}
+    world.program.responses = {"http": Response(works_after=4.0)}
+    world.wait(90.0)
+    world.program.used = LINES["main"] * 1.05
+    while "standard" not in [attempt.cleanup for attempt in world.attempts() if attempt.delivered_at]:
+        world.tick(0.25)
+    world.program.responses = {kind: Response(refused="signal_default") for kind in ("http", "signal")}
+    if stops:
+        world.program.used = LINES["critical"] * 1.05
+    world.wait(60.0)
+
+    assert ("aggressive" in [cleanup for cleanup, _ in outcomes(world)]) is stops
+    assert [each for each in outcomes(world) if each[0] == "standard"] == [("standard", "effective")]
+
+
+def _freed_total(world: World) -> float:
+    [found] = [sample.value for sample in world.desk.ledger.samples([Labels({"target": "rag"})], world.now)
+               if sample.labels.metric == "rag_cleanup_freed_bytes_total"]
+    return found
 
 
 def test_target_that_is_busy_is_asked_again_when_it_said(make: Make) -> None:

@@ -141,6 +141,22 @@ def test_order_is_sent_once_and_carried_through_to_its_verdict(table: Table) -> 
     assert table.heard("deliver") == []
 
 
+def test_verdict_waits_for_news_that_are_older_than_what_was_read(table: Table) -> None:
+    """What is read while the guard is telling of the next cleanup may be that one's effect, and is not credited."""
+    table.tick(NOW, [MAIN])
+    table.carry_out(table.heard("deliver")[0]["order"], NOW + 0.01)
+    table.tick(NOW + 1, [MAIN])
+    table.readings = [(NOW + 4, 1100.0 * MIB), (NOW + 5, 100.0 * MIB)]
+    table.tell("crossed", "b", NOW + 5.001, cleanup="aggressive", labels={}, used_bytes=1210.0 * MIB, line_bytes=None)
+    table.tell("delivered", "b", NOW + 5.002, channel="signal", delivery_seconds=0.001)
+    table.acting.judge(Policy(Options(), kill_switch=False), NOW + 5)
+    assert [row.outcome for row in table.ledger.attempts()] == [""]
+    table.tick(NOW + 6, [MAIN])
+
+    overtaken = table.ledger.attempts()[1]
+    assert (overtaken.outcome, overtaken.reason, overtaken.freed_bytes) == ("ineffective", "overtaken", 0.0)
+
+
 def test_verdict_says_what_the_memory_was(table: Table) -> None:
     """What the agent's steps and the measured bytes agree on stands in the row: here it was free inside malloc."""
     table.tick(NOW, [MAIN])

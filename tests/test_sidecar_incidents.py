@@ -64,6 +64,27 @@ def test_it_climbs_to_what_helps_and_learns_to_begin_there(spawn: Spawn, tmp_pat
         "SIGUSR1", "SIGUSR2", "SIGUSR1", "SIGUSR2", "SIGUSR2"]
 
 
+def test_bytes_are_those_of_the_cleanup_that_freed_them(spawn: Spawn, tmp_path: Path) -> None:
+    """One that frees nothing is no success where the guard had a stronger one free it all; no byte is counted twice."""
+    graded, port = spawn("graded", "--frees", "SIGUSR1=0", "--frees", "SIGUSR2=100"), free_port()
+    file = settings(tmp_path, port, graded.pid, [over("main", "standard"), over("critical", "aggressive", "0s")],
+                    actions={"verify": {**HURRY["verify"], "window": "20s"}})
+    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+        ticks(sidecar)
+        graded.tell("grow 160")
+        wait_until(lambda: tried(sidecar) == [("standard", "running")], 30, "a standard cleanup under way")
+        ticks(sidecar, 4)
+        graded.tell("grow 120")
+        wait_until(lambda: [outcome for _, outcome in tried(sidecar)] == ["ineffective", "effective"], 30,
+                   f"two verdicts; log:\n{sidecar.log.read_text()[-3000:]}")
+
+        aggressive, standard = sidecar.actions()
+        assert (standard["reason"], standard["ended_at"]) == ("overtaken", aggressive["started_at"])
+        assert max(0.0, standard["freed_bytes"]) < 1 * MIB
+        ticks(sidecar, 2)
+        assert sidecar.value("rag_cleanup_freed_bytes_total") == aggressive["freed_bytes"] <= 290 * MIB
+
+
 def parked_alert(checkout: Path) -> dict[str, Any]:
     """The shipped RagActionsParked, in a hurry."""
     groups = yaml.safe_load((checkout / "rules" / "fleet.yml").read_text())["groups"]

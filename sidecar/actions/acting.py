@@ -70,7 +70,6 @@ class Acting:
                 "reason": str(event.detail.get("reason", "")), "said": str(event.detail.get("message", "")).strip(),
                 "id": attempt.id})
         if attempt and event.kind == "crossed":
-            self._verdicts.overtaken(attempt, policy.options)
             self._ledger.kept.note(attempt.id, "", event.at, incident=self.incidents.begun(attempt))
         elif attempt and attempt.outcome:
             self._verdicts.ended(attempt, policy.options, event.at)
@@ -100,7 +99,7 @@ class Acting:
         for each in targets:
             if each.identity:
                 self._verdicts.meet(each.name, life_of(each.identity), policy.options, now)
-        self._verdicts.judge(policy.options, now)
+        self._verdicts.judge(policy.options, now, self._dispatch.untold)
         for target in self._pauses.over(now):
             log.info("resumed", extra={"target": target, "reason": "its pause is over"})
 

@@ -63,7 +63,7 @@ class Dispatch:
             hello = wire.encode("hello", kill_switch=kill_switch, courier=courier, agent=agent)
             if not wire.send(self.sock, hello, record):
                 raise BrokenPipeError(errno.EPIPE, "it has hung up")
-            kind, body = self._hear_welcome()
+            kind, body, self.ended = _hear_welcome(self.sock)
         except (OSError, ValueError) as error:
             raise SidecarError(f"the guard did not answer: {error}", help="start with `rag-sidecar run`") from error
         self.sock.setblocking(False)
@@ -78,18 +78,6 @@ class Dispatch:
                 "help": "another sidecar uses this storage path: give each its own with --storage.path"})
         self.left = [event for event in self.left if event.number < first]
         return int(body["program_pid"]), known
-
-    def _hear_welcome(self) -> tuple[str, dict[str, Any]]:
-        """The guard's answer, with all that it has told before of what it holds. Raises OSError or ValueError."""
-        held: dict[str, list[Any]] = {"watched": [], "foreign": []}
-        while True:
-            data = self.sock.recv(wire.MAX_MESSAGE_BYTES)
-            self.ended = not data
-            kind, body = wire.decode(data or NO_WELCOME)
-            for what, known in held.items():
-                known += body.get(what, ())
-            if kind != "held":
-                return kind, body | held
 
     def change(self, kill_switch: str, courier: bool) -> bool:
         """Have the guard know what a reload has changed of what `hello` said. False if it has no room for it now."""
@@ -134,6 +122,15 @@ class Dispatch:
             if event.kind in ("gone", "changed", "crossed"):
                 self._standing.pop(event.target, None)  # the guard has changed what it holds: say it anew
         return events
+
+    def untold(self, target: str) -> bool:
+        """Whether the guard may have told something of a target that `events` has not given yet."""
+        if any(event.target == target for event in self._waiting):
+            return True
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:  # nothing, or it has hung up
+            return False
 
     def watch(self, target: str, identity: Identity | None, basis: Basis | None) -> None:
         """Have the guard hold this process, or none. A target without an identity has the basis `told`."""
@@ -213,3 +210,18 @@ class Dispatch:
             log.error("order not sent", extra={"kind": kind, "target": body.get("target", ""), "error": str(error)})
             return False
         return not self.ended and wire.send(self.sock, data, fd)
+
+
+def _hear_welcome(sock: socket.socket) -> tuple[str, dict[str, Any], bool]:
+    """The guard's answer, with all that it has told before of what it holds, and whether it has hung up.
+
+    Raises OSError or ValueError.
+    """
+    held: dict[str, list[Any]] = {"watched": [], "foreign": []}
+    while True:
+        data = sock.recv(wire.MAX_MESSAGE_BYTES)
+        kind, body = wire.decode(data or NO_WELCOME)
+        for what, known in held.items():
+            known += body.get(what, ())
+        if kind != "held":
+            return kind, body | held, not data

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Literal, Protocol
 
 from sidecar.actions.attempt import Attempt
@@ -50,6 +51,11 @@ def seen_nothing(target: str, metric: str, start: float, end: float, **labels: s
     return ()
 
 
+def nothing(target: str) -> bool:
+    """For one who has no news that are still to be told."""
+    return False
+
+
 class Verdicts:
     """Judges attempts by used bytes. Written by the tick only; lives as long as the desk.
 
@@ -68,28 +74,56 @@ class Verdicts:
 
         Where the last cleanup was so short ago that nobody can tell, it is the growth from before that one.
         """
-        before, readings = self._before(target, at), self._used(target, self._since(target, at), at)
+        before, readings = _before(self._ledger, target, at), self._used(target, self._since(target, at), at)
         if before and (not readings or readings[-1][0] - readings[0][0] < SHORTEST_HISTORY_SECONDS):
             return before.growth
         return growth(readings)
 
-    def judge(self, options: Options, now: float) -> None:
-        """Give the verdicts that can be given now, and look for memory that came back."""
-        for attempt in self._ledger.open():
+    def judge(self, options: Options, now: float, untold: Callable[[str], bool] = nothing) -> None:
+        """Give the verdicts that can be given now, oldest first, and look for memory that came back.
+
+        Those of a target that is `untold` wait: the guard has news of it, maybe of a cleanup that was felt already.
+        """
+        for attempt in reversed(self._ledger.open()):
             if attempt.answered_at is None or attempt.id in self._ledger.doubtful:
                 self._give_up(attempt, options, now)
-                continue
-            known, rules = _judged(attempt), options.verification
-            since = self._since(attempt.target, attempt.started_at)
-            verdict = judge(known, self._used(attempt.target, since, now), now, rules)
-            if verdict:
-                reason = "no_readings" if verdict.outcome == "unknown" else ""
-                closed = self._ledger.close(attempt.id, verdict.outcome, now, reason=reason, verdict=verdict,
-                                            kind=self._kind(attempt, verdict, now))
-                self.ended(closed, options, now)
-        for attempt in self._ledger.kept.newest_first("unsettled"):
-            if attempt.ended_at is not None and now >= attempt.ended_at + options.verification.rebound_seconds:
-                self._look_for_rebound(attempt, options, now)
+            elif not untold(attempt.target):
+                self._judge(attempt, options, now)
+        for attempt in reversed(self._ledger.kept.newest_first("unsettled")):
+            if attempt.ended_at is not None and not untold(attempt.target):
+                self._settle(attempt, attempt.ended_at + options.verification.rebound_seconds, options, now)
+
+    def _judge(self, attempt: Attempt, options: Options, now: float) -> None:
+        """By what was seen until the next cleanup of the target began: what fell from then on is that one's."""
+        after, rules, target = _after(self._ledger, attempt), options.verification, attempt.target
+        until, overtaken = (after.started_at, _is_delivered(after)) if after else (now, False)
+        readings = self._used(target, self._since(target, attempt.started_at), until)
+        if after:  # the last of them may have been read later than its tick began: the guard's own takes its place
+            readings = [*[each for each in readings if each[0] < until][:-1], (until, after.before_bytes)]
+        verdict = judge(_judged(attempt), readings, until, rules, overtaken=overtaken)
+        if verdict is None:
+            return
+        reason = "no_readings" if verdict.outcome == "unknown" else ""
+        if overtaken and verdict.outcome != "effective" and until < _judged(attempt).answered_at + rules.window_seconds:
+            reason = "overtaken"
+        self.ended(self._ledger.close(attempt.id, verdict.outcome, until, reason=reason, verdict=verdict,
+                                      kind=self._kind(attempt, verdict, until)), options, now)
+
+    def _settle(self, attempt: Attempt, due: float, options: Options, now: float) -> None:
+        """Look whether what was freed has come back: when that is due, or when the next cleanup begins before.
+
+        Where that is a stronger one nothing is learnt: memory went on to another line, as in a burst.
+        """
+        after = _after(self._ledger, attempt)
+        if after and _is_delivered(after) and after.started_at <= due:
+            at = after.started_at
+            if STRENGTH[after.cleanup] > STRENGTH[attempt.cleanup]:
+                self._ledger.note_rebound(attempt.id, False, at)
+            else:
+                self._look_for_rebound(attempt, options, at, [(at, after.before_bytes)])
+        elif now >= due:
+            self._look_for_rebound(attempt, options, now, self._used(  # what is read long after tells nothing
+                attempt.target, due - LATE_SECONDS, min(due + LATE_SECONDS, after.started_at if after else now)))
 
     def meet(self, target: str, life: LifeId, options: Options, now: float) -> None:
         """See which process is behind a target: if it is another one than before, that one is past judging."""
@@ -135,18 +169,14 @@ class Verdicts:
             self.ended(self._ledger.close(attempt.id, outcome, now, reason="no_answer"), options, now)
 
     def _since(self, target: str, at: float) -> float:
-        """From when on used bytes tell of a cleanup asked for at `at`: a minute before, or the end of the last one."""
-        before = self._before(target, at)
+        """From when on used bytes tell of a cleanup asked for at `at`: a minute before, or the last one."""
+        before = _before(self._ledger, target, at)
         start = at - GROWTH_WINDOW_SECONDS
         if before is None:
             return start
-        ended = before.ended_at if before.ended_at is not None and before.ended_at <= at else before.started_at
-        return max(start, ended)
-
-    def _before(self, target: str, at: float) -> Attempt | None:
-        """The last cleanup before `at` that may have moved used bytes."""
-        return next((each for each in self._ledger.attempts(target) if each.started_at < at
-                     and each.outcome not in NEVER_DELIVERED and not each.dry_run), None)
+        if before.ended_at is not None and before.ended_at < at:
+            return max(start, before.ended_at)
+        return max(start, before.answered_at or before.started_at)  # this one has overtaken it
 
     def skipped(self, order: Order, event: Event, options: Options) -> None:
         """Memory had fallen by itself, or the guard was acting already, or it does not hold the process."""
@@ -166,24 +196,9 @@ class Verdicts:
             "before_bytes": int(attempt.before_bytes), "after_bytes": _whole(attempt.after_bytes),
             "freed_bytes": _whole(attempt.freed_bytes), "id": attempt.id})
 
-    def overtaken(self, attempt: Attempt, options: Options) -> None:
-        """A cleanup begins: what has come back by now of those before it is seen now or never.
-
-        Where it is a stronger one nothing is learnt of them: memory went on to another line, as in a burst.
-        """
-        at = attempt.started_at
-        for each in self._ledger.attempts(attempt.target):
-            if each.id == attempt.id or each.rebounded is not None or each.outcome not in ("effective", "partial"):
-                continue
-            if STRENGTH[attempt.cleanup] > STRENGTH[each.cleanup]:
-                self._ledger.note_rebound(each.id, False, at)
-            else:
-                self._look_for_rebound(each, options, at, [(at, attempt.before_bytes)])
-
     def _look_for_rebound(self, attempt: Attempt, options: Options, now: float,
-                          readings: Sequence[Reading] = ()) -> None:
-        due = (attempt.ended_at or now) + options.verification.rebound_seconds  # what is read long after tells nothing
-        readings = readings or self._used(attempt.target, due - LATE_SECONDS, due + LATE_SECONDS)
+                          readings: Sequence[Reading]) -> None:
+        """The last of `readings` tells."""
         freed = attempt.freed_bytes
         begun, known = attempt.started_at, _judged(attempt)
         since = max(self._since(attempt.target, begun), begun - SHORTEST_HISTORY_SECONDS)
@@ -196,6 +211,24 @@ class Verdicts:
         if back:
             log.warning("freed memory came back", extra={"target": attempt.target, "cleanup": attempt.cleanup,
                                                          "id": attempt.id, "used_bytes": int(readings[-1][1])})
+
+
+def _before(ledger: Ledger, target: str, at: float) -> Attempt | None:
+    """The last cleanup before `at` that may have moved used bytes."""
+    return next((each for each in ledger.attempts(target) if each.started_at < at
+                 and each.outcome not in NEVER_DELIVERED and not each.dry_run), None)
+
+
+def _after(ledger: Ledger, attempt: Attempt) -> Attempt | None:
+    """The first cleanup of its target after it that has moved used bytes, or may be about to."""
+    later = takewhile(lambda each: each.id != attempt.id, ledger.attempts(attempt.target))
+    found = [each for each in later if each.outcome not in NEVER_DELIVERED and not each.dry_run]
+    return found[-1] if found else None
+
+
+def _is_delivered(attempt: Attempt) -> bool:
+    """Whether it has been delivered, as far as anybody knows; one that is still on its way may yet be refused."""
+    return bool(attempt.delivered_at or attempt.answered_at or attempt.outcome)
 
 
 def _judged(attempt: Attempt) -> Judged:

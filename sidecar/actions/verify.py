@@ -169,14 +169,16 @@ def _seen(attempt: Judged, readings: Sequence[Reading], rules: Verification) -> 
     return found
 
 
-def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verification) -> Verdict | None:
+def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verification, *,
+          overtaken: bool = False) -> Verdict | None:
     """The verdict, or None while it is too early.
 
     `readings`, in ascending time, are those since the order, and of the minute before it those that no other cleanup
     has moved: what memory does by itself is learnt from them, and without them it is not doubted.
 
     Below the exit line it is effective at once. Otherwise, once settled, as soon as enough has been freed; and when
-    the window ends, by the most that was freed. No settled reading by then is `unknown`.
+    the window ends, by the most that was freed. No settled reading by then is `unknown`. One that is `overtaken` by the
+    next cleanup gets its verdict now; where less had settled than was seen before, that is `unknown`, too.
     """
 
     def verdict(outcome: Literal["effective", "partial", "ineffective"], seen: _Seen) -> Verdict:
@@ -186,7 +188,7 @@ def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verif
     low = min(after, key=lambda seen: seen.used_bytes, default=None)
     if low and attempt.line_bytes is not None and low.used_bytes <= rules.exit_ratio * attempt.line_bytes:
         return verdict("effective", low)
-    closing = now >= attempt.answered_at + rules.window_seconds
+    closing = overtaken or now >= attempt.answered_at + rules.window_seconds
     best = max((seen for seen in after if seen.at >= attempt.answered_at + rules.settle_seconds),
                key=lambda seen: (seen.freed_bytes, -seen.used_bytes), default=None)
     if best is None:
@@ -195,7 +197,10 @@ def judge(attempt: Judged, readings: Sequence[Reading], now: float, rules: Verif
         return verdict("effective", best)
     if not closing:
         return None
-    return verdict("partial" if best.freed_bytes > noise(attempt.before_bytes) else "ineffective", best)
+    least = noise(attempt.before_bytes)
+    if overtaken and best.freed_bytes <= least < max(seen.freed_bytes for seen in after):
+        return Verdict("unknown", None, None)
+    return verdict("partial" if best.freed_bytes > least else "ineffective", best)
 
 
 def rebounded(attempt: Judged, freed_bytes: float, reading: Reading) -> bool:
