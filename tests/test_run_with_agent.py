@@ -238,3 +238,21 @@ def test_no_agent_leaves_the_program_as_it_is(tmp_path: Path) -> None:
 
     assert said[True].startswith("['/nowhere', ")
     assert "attach/startup:/nowhere" in said[False]
+
+
+def test_agent_that_the_program_starts_itself_takes_over_in_silence(tmp_path: Path) -> None:
+    """Where a program starts an agent of its own, no log line says that one was lost; where it ends, one does."""
+    (tmp_path / "app.py").write_text(
+        "import sys\nfrom pathlib import Path\nfrom time import sleep\nfrom sidecar import agent\n"
+        "for name, act in (('start', agent.start), ('stop', agent.stop), ('end', sys.exit)):\n"
+        "    while not Path(name).exists(): sleep(0.02)\n"
+        "    act()\n")
+    with running_sidecar(tmp_path, "--", "env", "-C", str(tmp_path), sys.executable, "app.py") as sidecar:
+        wait_until(lambda: sidecar.said("agent found"), 20, "the agent that came with the start")
+        (tmp_path / "start").touch()
+        wait_until(lambda: len(sidecar.said("agent found")) == 2, 20, "the program's own agent")
+        assert sidecar.said("agent lost") == []
+        (tmp_path / "stop").touch()
+        wait_until(lambda: sidecar.said("agent lost"), 20, "a word on its end")
+        (tmp_path / "end").touch()
+        assert sidecar.process.wait(20) == 0

@@ -199,6 +199,9 @@ class Agents:
             reason, why = error.reason, str(error)
         except OSError as error:
             reason, why = "permission" if isinstance(error, PermissionError) else "gone", told(error)
+        if seat.reason == "closed" and reason != "gone":
+            log.info("agent lost", extra={"target": target, "slot": seat.slot.label, "reason": "closed",
+                                          "what": "it has hung up, and no other one is there"})
         if reason not in ("absent", "gone", "permission"):
             seat.errors[reason] += 1
             if seat.reason != reason:
@@ -216,11 +219,11 @@ class Agents:
                 "target": target, "protocol": hello.protocol, "known": PROTOCOL})
 
     def _note_end(self, target: str, seat: _Seat, talk: Talk) -> None:
-        if talk.over != "closed":
+        if talk.over != "closed":  # else the program may have started another one, which the next look finds
             seat.errors[talk.over] += 1
-        if seat.reason != talk.over:
-            log.log(logging.INFO if talk.over == "closed" else logging.WARNING, "agent lost", extra={
-                "target": target, "slot": seat.slot.label, "reason": talk.over, "what": talk.why})
+            if seat.reason != talk.over:
+                log.warning("agent lost", extra={
+                    "target": target, "slot": seat.slot.label, "reason": talk.over, "what": talk.why})
         seat.reason, seat.why = talk.over, f"an agent was there and is not used: {talk.why or talk.over}"
 
     def missing(self, target: str) -> str:
