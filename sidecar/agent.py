@@ -2382,7 +2382,7 @@ class _Routes:
         id = id or f"agent-{os.getpid()}-{time.time_ns()}"
         agent = self._agent
         outcome, result = _runner.ask(
-            level, id, "request", str(reason)[:200], lambda done: agent.tell(connection, 200, done),
+            level, id, "request", str(reason or "")[:200], lambda done: agent.tell(connection, 200, done),
             lambda: connection.accept(id),
         )  # fmt: skip
         if outcome == "busy":

@@ -448,6 +448,14 @@ def test_an_order_is_accepted_at_once_and_carried_out_once(app):
     assert app.do("runs") == ["standard"]
 
 
+def test_a_cleanup_without_a_reason_shows_none(app):
+    """The alert that asked is told of each cleanup; where a person asked, nothing is, whichever way it was left out."""
+    for reason in ("RagMemoryMain", "", None):
+        app.post("/cleanup", level="light", reason=reason)
+
+    assert [cleanup.get("reason") for cleanup in app.get("/memory")["cleanups"]] == ["RagMemoryMain", None, None]
+
+
 def test_a_stronger_order_runs_right_after_a_weaker_one(app):
     """One asked for during a weaker cleanup is remembered, even stronger ones join it, and each asker is answered."""
     app.do("import threading; gate = threading.Event(); runs = []; agent.CALLBACK_SECONDS = 60")

@@ -231,7 +231,8 @@ class ByAgents:
         self._beside = next(signals, None) if flight.order.cleanup == "aggressive" else None
         order = flight.order
         if not order.dry_run:
-            text = json.dumps({"level": order.cleanup, "id": flight.attempt, "reason": order.labels.get("alertname")})
+            alert = order.labels.get("alertname", "")
+            text = json.dumps({"level": order.cleanup, "id": flight.attempt, "reason": alert})
             self._fanout = agents.ask(order.target, flight.attempt, question("POST", "/cleanup", text.encode()))
 
     def news(self, now: float) -> list[News]:
