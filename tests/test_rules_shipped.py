@@ -58,8 +58,12 @@ def test_every_shipped_alert_tells_what_people_need():
                 assert ("cleanup" in rule.labels) == ("level" in rule.labels)
 
 
-def test_the_time_to_the_limit_is_told_in_words():
-    """Steady growth of 20 MiB a minute: the text says how much will be needed and when the limit is reached."""
+@pytest.mark.parametrize(("known", "level", "word", "reached"), [
+    ("rag_memory_limit_bytes", {}, "memory limit", "limit"),
+    ("rag_memory_threshold_bytes", {"level": "critical"}, "critical line", "critical line"),
+])
+def test_the_time_to_the_limit_is_told_in_words(known, level, word, reached):
+    """Steady growth of 20 MiB a minute: the text says how much will be needed, and when limit or line is reached."""
     store = Store()
     groups = [Group(spec, default_interval_seconds=30.0, external_labels={}, external_url="http://sidecar:11611")
               for spec in load(shipped())]
@@ -68,16 +72,18 @@ def test_the_time_to_the_limit_is_told_in_words():
     for tick in range(240):
         at, mebibyte = tick * 30.0, 1024.0 * 1024.0
         store.append(Sample(Labels({"__name__": name, **own}), value, at) for name, value in (
-            ("rag_memory_used_bytes", (1024 + 10 * tick) * mebibyte), ("rag_memory_limit_bytes", 4096 * mebibyte),
-            ("rag_process_start_time_seconds", 0.0)))
+            ("rag_memory_used_bytes", (1024 + 10 * tick) * mebibyte), ("rag_process_start_time_seconds", 0.0)))
+        store.append([Sample(Labels({"__name__": known, **level, **own}), 4096 * mebibyte, at)])
         for group in groups:
             group.evaluate(at, query, store.append)
 
     (alert,) = [alert for group in groups for alert in group.alerts()]
 
-    assert alert.name == "RagMemoryTimeToLimit"
+    assert (alert.name, alert.labels["target"]) == ("RagMemoryTimeToLimit", "rag")
+    assert alert.annotations["summary"] == f"rag is growing into its {word}"
     assert alert.annotations["description"] == (
-        "If the last half hour goes on, rag on h needs 4.418GiB in an hour and reaches its limit in 38m 36s.")
+        "If the last half hour goes on, rag on h needs 4.418GiB in an hour and reaches its "
+        f"{reached} in 38m 36s.")
 
 
 def test_the_example_of_the_documentation_is_true(checkout, tmp_path):
