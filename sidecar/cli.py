@@ -22,7 +22,7 @@ from sidecar import (
     cli_thresholds,
 )
 from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
-from sidecar.errors import ConfigError
+from sidecar.errors import ConfigError, SidecarError
 
 if TYPE_CHECKING:  # a command imports what it runs when it runs: the command line is to be quick
     from sidecar.config import Target
@@ -191,6 +191,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
         engine, facts = container.asked(settings.docker_host, {target.name: target.match for target in meant})
         of_us = (*of_us, *facts)
     found = [_examined(target, arguments.runs_in, wall(), engine) for target in meant]
+    if arguments.config_file is None:
+        found = [_with_lines(each) for each in found]
     if arguments.output == "json":
         print(report.as_json(of_us, found))
     else:
@@ -223,6 +225,19 @@ def _examined(target: "Target", runs_in: "RunsIn | None", now: float, engine: "E
     if found.identity is None:
         return absent(question, f"there is no process for {target.match}", "`ps -e` shows those there are")
     return examine(found.identity.pid, question, now)
+
+
+def _with_lines(found: "Examination") -> "Examination":
+    """With the lines of the sidecar that watches this process; where none does, whose they would be is said."""
+    from sidecar.cli_near import watcher
+    from sidecar.doctor.watched import in_force, would_be
+
+    try:
+        if found.pid is not None and (watched := watcher(found.pid)):
+            return in_force(found, watched.lines(), watched.way.name)
+    except SidecarError:
+        pass  # it has just ended, say: then it is as if there were none
+    return would_be(found)
 
 
 def _style() -> "Style":

@@ -11,6 +11,8 @@ from sidecar.cli_line import FAILURE, MOST_LINE_BYTES, REFUSED, START, Line, Way
 from sidecar.errors import SidecarError
 
 if TYPE_CHECKING:
+    from sidecar.cli_near import Watcher
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 EFFECTIVE, INEFFECTIVE = 0, 3
@@ -27,6 +29,7 @@ _CLEANUP = """\
 examples:
   rag-sidecar cleanup                           a standard cleanup, now
   rag-sidecar cleanup --level aggressive --target rag
+  rag-sidecar cleanup --pid 4242                the target that this process is
   rag-sidecar cleanup --dry-run                 every check, nothing is done
   rag-sidecar cleanup --storage.path /var/lib/rag-sidecar
   rag-sidecar cleanup --url unix:/var/lib/rag-sidecar/control.sock -o json
@@ -43,7 +46,10 @@ def add(commands: "Commands") -> None:
     """Add the command `cleanup`."""
     cleanup = commands.add_parser("cleanup", help="have a running sidecar clean up a target, and see what it freed",
                                   epilog=_CLEANUP, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cleanup.add_argument("--target", metavar="NAME", help="which target; needed where the sidecar has several")
+    which = cleanup.add_mutually_exclusive_group()
+    which.add_argument("--target", metavar="NAME", help="which target; needed where the sidecar has several")
+    which.add_argument("--pid", type=int, metavar="N",
+                       help="the target that a sidecar of this machine watches under this number")
     cleanup.add_argument("--level", choices=("light", "standard", "aggressive"), default="standard",
                          help="how much may be given up; default standard")
     cleanup.add_argument("--dry-run", action="store_true", help="walk through every check and stop before the delivery")
@@ -52,13 +58,35 @@ def add(commands: "Commands") -> None:
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
-    return run(lambda: _ordered(arguments, Way.of(arguments)))
+    def order() -> int:
+        if arguments.pid is None:
+            return _ordered(arguments, Way.of(arguments), arguments.target)
+        return _ordered(arguments, *_watcher(arguments))
+
+    return run(order)
 
 
-def _ordered(arguments: argparse.Namespace, way: Way) -> int:
+def _watcher(arguments: argparse.Namespace) -> "Watcher":
+    """The sidecar of this machine that watches the process, and its name for it. Raises SidecarError."""
+    from sidecar.cli_near import watcher
+
+    if arguments.url is not None and not arguments.url.startswith("unix:"):
+        raise SidecarError(f"--pid {arguments.pid} is a number of this machine, and {arguments.url} may be another one",
+                           help="say --target NAME there; --pid N goes alone, with --storage.path or --url unix:PATH")
+    chosen = arguments.url is not None or arguments.storage_path is not None
+    path = Way.of(arguments).path if chosen else None
+    if (found := watcher(arguments.pid, path)) is None:
+        where = f"the sidecar at {path} does not watch" if path else "no sidecar that we may ask here watches"
+        raise SidecarError(f"{where} a process {arguments.pid}", help=(
+            f"`rag-sidecar run --pid {arguments.pid}` would; one that runs as another user, or in a container, is\n  "
+            "asked as that user, or in there; `rag-sidecar cleanup --target NAME` goes by the name"))
+    return found
+
+
+def _ordered(arguments: argparse.Namespace, way: Way, target: str | None) -> int:
     from sidecar.clock import monotonic
 
-    wish = {"level": arguments.level, **({"target": arguments.target} if arguments.target is not None else {})}
+    wish = {"level": arguments.level, **({"target": target} if target is not None else {})}
     if way.path is not None:
         wish["dry_run"] = arguments.dry_run
     elif arguments.dry_run:
