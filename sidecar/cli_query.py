@@ -24,6 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:11611"
 SPAN_SECONDS = 300.0
 POINTS = 60
 MOST_INCIDENTS = "300"
+NOTHING_DONE: "Mapping[str, list[object]]" = {"decisions": [], "incidents": []}
 SELECTORS = 5
 """Of so many selectors of an empty result at most it is looked up why they are empty."""
 
@@ -197,8 +198,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise _unknown(arguments.alert, sorted({rule.name for rule in rules}), api.url)
     now = seen.result(api.query("/api/v1/query", "time()").data)
     assert isinstance(now, float)
-    parked = seen.parked(api.get("/api/v1/actions", limit=MOST_INCIDENTS).data) if api.is_sidecar else {}
-    found = [explain(rule, _asking(api), now, arguments.target, acts=api.is_sidecar, parked=parked) for rule in chosen]
+    done = api.get("/api/v1/actions", limit=MOST_INCIDENTS).data if api.is_sidecar else NOTHING_DONE
+    found = [explain(rule, _asking(api), now, arguments.target, acts=api.is_sidecar, parked=seen.parked(done),
+                     rests=seen.rests(done)) for rule in chosen]
     if arguments.output == "json":
         print(json.dumps([as_record(explained) for explained in found], indent=2))
     else:

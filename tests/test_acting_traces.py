@@ -175,6 +175,24 @@ def test_every_tick_acts_on_what_it_has_just_read(make: Make, moment: float) -> 
         assert world.reason == reason
 
 
+def test_what_rests_says_until_when(make: Make) -> None:
+    """Over critical after a cleanup that did not help, it is known when the guard may act again; it does then."""
+    world = make()
+    nothing_helps(world)
+    world.wait(90.0)
+    world.program.used = LINES["critical"] * 1.05
+    world.wait(60.0)
+    [decision] = world.acting.explain()["decisions"]
+    [first] = world.attempts()
+
+    assert decision["reason"] == "standing_order"
+    assert decision["until"] == (first.answered_at or 0.0) + DEFAULTS.cooldown_seconds["aggressive"]
+    world.wait(decision["until"] - world.now - 2.0)
+    assert len(world.attempts()) == 1
+    world.wait(5.0)
+    assert len(world.attempts()) == 2
+
+
 def test_effective_cleanups_are_not_rationed(make: Make) -> None:
     """Ten effective cleanups in a row at a fast leak all happen: only those that do not help have a budget."""
     world = make()

@@ -214,7 +214,8 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
 
     def shown(query: str = MAIN, *, acts: bool = True, **more: Any) -> str:
         explained = explain(rule(query, **{"labels": labels, **more}), asking(bench), NOW, acts=acts,
-                            parked={"other": "never_helps", "rag": "budget_spent"})
+                            parked={"other": "never_helps", "rag": "budget_spent"},
+                            rests={"other": 1795165884.0, "rag": 1795165885.0})
         return " ".join(as_text(explained, Screen(200)).split())
 
     at_once = shown()
@@ -223,6 +224,8 @@ def test_cleanup_says_who_acts_and_at_which_line(bench: Bench) -> None:
     assert "held back other: cooldown: the last cleanup was too short a time ago." in at_once
     assert "ago. of_a_newer_version. never_helps: the cleanups that are allowed did not help" in at_once
     assert "in a row. parked: nothing more is tried until" in at_once
+    assert "The rest lasts until 09:11:24 UTC." in at_once
+    assert "09:11:25" not in at_once
     assert "budget_spent" not in at_once
     assert "not in advance: it has a for, so a crossing alone does not decide it" in shown(for_seconds=10.0)
     once = shown(f"{USED} > 1 and {USED} > 2")

@@ -199,7 +199,7 @@ def test_landing_page_shows_targets_and_alerts() -> None:
               "outcome": "effective", "freed_bytes": 300 * 2.0**20}
     snapshot = Snapshot(
         unready="", alerts=[alert()], actions=[action], modes={"rag": ModeStatus("cautious")},
-        decisions=[{"target": "rag", "reason": "paused", "message": "A person has paused it."},
+        decisions=[{"target": "rag", "reason": "paused", "message": "A person has paused it.", "until": 1795165884.0},
                    {"target": "old", "reason": "below_threshold", "message": "No alert."}],
         targets=[TargetStatus("rag", True, 900 * 2.0**20, 1000 * 2.0**20, 1200 * 2.0**20), TargetStatus("old", False)],
     )  # fmt: skip
@@ -209,7 +209,8 @@ def test_landing_page_shows_targets_and_alerts() -> None:
         assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
         alerts = ("MemoryCritical", "firing", "too much")
         actions = ("rag: standard", "effective", "freed 300.0 MiB", "2026-11-20 09:11:23 UTC")
-        targets = (">rag<", "900.0 MiB", "1,000.0 MiB", ">cautious<", "A person has paused it.", ">gone<")
+        targets = (">rag<", "900.0 MiB", "1,000.0 MiB", ">cautious<", "A person has paused it.", ">gone<",
+                   "The rest lasts until", "2026-11-20 09:11:24 UTC")
         for shown in (__version__, ">ready<", *targets, *alerts, *actions):
             assert shown in answer.text
         assert "No alert." not in answer.text

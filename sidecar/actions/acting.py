@@ -193,9 +193,9 @@ class Acting:
     def explain(self) -> dict[str, list[dict[str, Any]]]:
         """The decisions of the last tick and the incidents, as plain JSON, each with a sentence for people."""
         decisions = [{"target": target, "reason": reason.value, "cleanup": cleanup,
-                      "message": _sentence(reason, self.incidents.current(target)),
+                      "message": _sentence(reason, self.incidents.current(target)), "until": until,
                       "paused_until": self.paused.get(target)}
-                     for target, reason, cleanup, _ in self.decisions]
+                     for target, reason, cleanup, _, until in self.decisions]
         return {"decisions": decisions, "incidents": self.incidents.kept.as_json()}
 
 

@@ -135,12 +135,16 @@ class Gate(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What to do about one target now, and why. `order` only where `reason` is ACT."""
+    """What to do about one target now, and why. `order` only where `reason` is ACT.
+
+    `until` is the Unix time until when the rest lasts that holds it back, None where it is over or is no such reason.
+    """
 
     target: str
     reason: Reason
     cleanup: str = ""
     order: Order | None = None
+    until: float | None = None
 
 
 class Armed(NamedTuple):

@@ -90,6 +90,11 @@ class Ladder:
             waits.append((self._rested(last), Reason.COOLDOWN))
         return max(waits)
 
+    def rest(self, cleanup: Cleanup, incident_id: str, floor: int) -> tuple[float, Reason]:
+        """The same where the desk decides: what did not help in this incident, if any, holds the next one back, too."""
+        free_from = self.free_from(cleanup)
+        return max(free_from, (self.after_failure(incident_id, floor), Reason.COOLDOWN)) if incident_id else free_from
+
     def after_failure(self, incident_id: str, floor: int) -> float:
         """Until when the last attempt that did not help holds the next level back; not one below the `floor`.
 

@@ -117,7 +117,8 @@ class _Case:
         if reason is None:
             reason = Reason.STANDING if gate.standing else self._held_back(choice.cleanup, running, self._floor(new))
         if reason:
-            return Decision(name, reason, choice.cleanup)
+            until = self._until(reason, choice.cleanup, self._floor(new or ripe))
+            return Decision(name, reason, choice.cleanup, until=until)
         return self._act(f"{name}.{choice.cleanup}.{self._now:.3f}", choice, gate.labels, gate)
 
     def _chosen(self, ripe: Sequence[Gate]) -> tuple[Gate, Choice]:
@@ -146,7 +147,7 @@ class _Case:
         reason = (self._interlock(armed=self._subject.armed) or self._parked(-1) or choice.obstacle
                   or self._held_back(choice.cleanup, running, floor))
         if reason:
-            return Decision(name, reason, choice.cleanup)
+            return Decision(name, reason, choice.cleanup, until=self._until(reason, choice.cleanup, floor))
         gate = next((gate for gate in ripe if gate.line_bytes is not None), ripe[0])
         return self._act(f"{trigger}:{name}.{choice.cleanup}.{self._now:.3f}", choice, labels, gate)
 
@@ -237,10 +238,7 @@ class _Case:
     def _held_back(self, cleanup: Cleanup, running: int, floor: int) -> Reason | None:
         """What holds an action back for a while; critical ones, which stand as orders at the guard, are exempt."""
         options, unjudged, now = self._options, self._ledger.open(self._subject.name), self._now
-        free_from, resting = self._ladder.free_from(cleanup)
-        if self._incident:
-            free_from, resting = max((free_from, resting),
-                                     (self._ladder.after_failure(self._incident.id, floor), Reason.COOLDOWN))
+        free_from, resting = self._ladder.rest(cleanup, self._incident.id if self._incident else "", floor)
         checks = (
             (Reason.WARMUP, self._subject.age_seconds < options.warmup_seconds),
             (Reason.IN_FLIGHT, any(attempt.answered_at is None for attempt in unjudged)),
@@ -250,6 +248,16 @@ class _Case:
             (Reason.MIN_INTERVAL, self._too_soon()),
         )
         return next((reason for reason, holds in checks if holds), None)
+
+    def _until(self, reason: Reason, cleanup: Cleanup, floor: int) -> float | None:
+        """Until when a rest lasts, where that is the reason: the guard's own, before it acts at the line, too."""
+        if reason is Reason.STANDING:
+            free_from = self._ladder.free_from(cleanup)[0]
+        elif reason in (Reason.COOLDOWN, Reason.BACKOFF):
+            free_from = self._ladder.rest(cleanup, self._incident.id if self._incident else "", floor)[0]
+        else:
+            return None
+        return free_from if free_from > self._now else None
 
     def _too_soon(self) -> bool:
         """Whether some target was asked a moment ago, and it did not help."""

@@ -23,7 +23,7 @@ class Explanation:
 
     `tree` is None where the expression cannot be read here, for `unreadable`. `lines` are target → line in bytes;
     `held` is target → why nothing is done although the condition is true, and `parked` the targets with no way left,
-    each with the reason, empty where it is not known.
+    each with the reason, empty where it is not known. `rests` is until when (Unix time) one held back rests.
     `acts` is whether a sidecar was asked: a Prometheus does nothing about a cleanup.
     """
 
@@ -37,10 +37,11 @@ class Explanation:
     held: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     parked: Mapping[str, str] = field(default_factory=dict)
     acts: bool = False
+    rests: Mapping[str, float] = field(default_factory=dict)
 
 
 def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, acts: bool = False,
-            parked: Mapping[str, str] | None = None) -> Explanation:
+            parked: Mapping[str, str] | None = None, rests: Mapping[str, float] | None = None) -> Explanation:
     """Ask about a rule and all parts of its expression, at the moment of its last evaluation.
 
     What is done about it is asked for `now`: that is decided after the evaluation. `parked` is target → why it is.
@@ -68,7 +69,7 @@ def explain(rule: SeenRule, ask: Ask, now: float, target: str | None = None, *, 
     names = targets(_points(ask(gate.PARKED, now))) if acts else ()
     why = {name: (parked or {}).get(name, "") for name in names}
     return Explanation(rule, at, tree, found, "", wanted, narrow.only(lines, target), held,
-                       narrow.only(why, target), acts)
+                       narrow.only(why, target), acts, {name: at for name, at in (rests or {}).items() if name in held})
 
 
 def _narrowed(rule: SeenRule, tree: Node | None, ask: Ask, now: float, target: str | None) -> SeenRule:

@@ -24,7 +24,8 @@ def as_record(explained: Explanation) -> dict[str, Any]:
         "cleanup": None if wanted is None else {
             "level": wanted.level, "by_the_guard_at_once": wanted.at_once, "reason": wanted.reason,
             "lines": dict(explained.lines), "held": {name: list(why) for name, why in explained.held.items()},
-            "parked": sorted(explained.parked), "parked_for": dict(explained.parked)},
+            "parked": sorted(explained.parked), "parked_for": dict(explained.parked),
+            "held_until": dict(explained.rests)},
     }
 
 

@@ -61,6 +61,17 @@ def parked(data: Any) -> Mapping[str, str]:
         raise _odd("/api/v1/actions", error) from None
 
 
+def rests(data: Any) -> Mapping[str, float]:
+    """Target → until when (Unix time) it rests, of the `data` of /api/v1/actions. SidecarError if it is none.
+
+    A sidecar of an earlier version does not say it.
+    """
+    try:
+        return {str(row["target"]): float(row["until"]) for row in data["decisions"] if row.get("until") is not None}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _odd("/api/v1/actions", error) from None
+
+
 def result(data: Any) -> Result:
     """The value of the `data` of /api/v1/query. SidecarError for anything but a number, a string or a vector."""
     try:

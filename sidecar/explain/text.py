@@ -114,7 +114,8 @@ def _timers(explained: Explanation, screen: Screen) -> Iterator[str]:
     for name in sorted(explained.held.keys() | explained.parked.keys()):  # of rules whose condition is true now
         parked = [each for each in (explained.parked[name], "parked") if each] if name in explained.parked else []
         reasons = dict.fromkeys([*explained.held.get(name, ()), *parked])
-        yield from _row("held back", f"{name}: {' '.join(map(_reason, reasons))}", screen)
+        rest = f" The rest lasts until {clock(explained.rests[name])}." if name in explained.rests else ""
+        yield from _row("held back", f"{name}: {' '.join(map(_reason, reasons))}{rest}", screen)
 
 
 def _reason(name: str) -> str:

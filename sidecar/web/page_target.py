@@ -100,8 +100,9 @@ def _limit(target: TargetStatus, shown: Snapshot) -> str:
 def _decided(name: str, shown: Snapshot, paused: Mapping[str, float | None], calm: bool) -> str:
     """Why nothing is done, where that is so. Of a target that is `calm`, the guard's standing orders are no news."""
     quiet = (*QUIET, "standing_order") if calm else QUIET
-    said = [prose(row.get("message", "")) for row in shown.decisions
-            if row.get("target") == name and row.get("reason") not in quiet]
+    told = [row for row in shown.decisions if row.get("target") == name and row.get("reason") not in quiet]
+    said = [prose(row.get("message", "")) for row in told]
+    said += [f"The rest lasts until {moment(row['until'])}." for row in told if row.get("until")]
     if until := paused.get(name):
         said.append(f"Paused until {moment(until)}.")
     return "".join(f"<p>{sentence}</p>" for sentence in said)
