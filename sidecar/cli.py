@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sidecar import (
     cli_rules,
     cli_run,
     cli_thresholds,
+    cli_told,
 )
 from sidecar.config import FLAGS, Overrides, describe, environment, load, rows
 from sidecar.errors import ConfigError, SidecarError
@@ -118,7 +120,8 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cli_rules.add_check(checks)
     web = checks.add_parser("web-config", help="check files of --web.config.file, as promtool does", **form)
     web.add_argument("files", nargs="+", type=Path, metavar="FILE", help="TLS, passwords and headers")
-    web.set_defaults(call=_check_web_config)
+    cli_told.add_flag(web)
+    web.set_defaults(call=partial(cli_told.run, command=_check_web_config))
     cli_health.add_checks(checks, **form)
 
 
@@ -152,23 +155,29 @@ def _check_config(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _check_web_config(arguments: argparse.Namespace) -> int:
+def _check_web_config(arguments: argparse.Namespace, told: cli_told.Told) -> int:
     from sidecar.config_web import HELP, read
 
-    code = OK
+    files = told.found["files"] = []
+    problems: list[str] = []
     for file in arguments.files:
         try:
             terms = read(file)
         except ConfigError as error:
-            print(error, file=sys.stderr)
-            code = FAILURE
+            problems.append(str(error))
+            files.append({"file": str(file), "problems": [problem._asdict() for problem in error.problems]})
+            if told.people:
+                print(error, file=sys.stderr)
         else:
-            print(f"{file}: {'TLS' if terms.context else 'no TLS'}, {len(terms.users) or 'no'} "
-                  f"user{'s' * (len(terms.users) != 1)}, {len(terms.headers) or 'no'} "
-                  f"header{'s' * (len(terms.headers) != 1)}")
-    if code == FAILURE:
+            tls, users, headers = bool(terms.context), len(terms.users), len(terms.headers)
+            files.append({"file": str(file), "problems": [], "tls": tls, "users": users, "headers": headers})
+            told.say(f"{file}: {'TLS' if tls else 'no TLS'}, {users or 'no'} user{'s' * (users != 1)}, "
+                     f"{headers or 'no'} header{'s' * (headers != 1)}")
+    if problems and told.people:
         print(f"  {HELP}", file=sys.stderr)
-    return code
+    elif problems:
+        told.fail("\n".join(problems), HELP)
+    return FAILURE if problems else OK
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

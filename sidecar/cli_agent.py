@@ -4,9 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sidecar import cli_told
 from sidecar.cli_export import add_journal
 from sidecar.errors import SidecarError
 
@@ -58,14 +60,16 @@ def add(commands: "Commands") -> None:
                         help="how long its main thread may take to run Python again; default 30")
     attach.add_argument("--poke", metavar="URL",
                         help="ask for this meanwhile, once a second, so that it has something to do")
-    attach.set_defaults(call=_attach)
+    cli_told.add_flag(attach)
+    attach.set_defaults(call=partial(cli_told.run, command=_attach))
     export = commands.add_parser("export", help="write files for use elsewhere", epilog=_EXPORT, **form)
     whats = export.add_subparsers(dest="what", required=True, metavar="WHAT")
     agent = whats.add_parser("agent", help="the agent as one file, to be imported or copied into an image",
                              epilog=_EXPORT, **form)
     agent.add_argument("folder", type=Path, metavar="DIR", help="where to; it is made if it is not there")
     agent.add_argument("--force", action="store_true", help="overwrite files that differ")
-    agent.set_defaults(call=_export_agent)
+    cli_told.add_flag(agent)
+    agent.set_defaults(call=partial(cli_told.run, command=_export_agent))
     add_journal(whats)
     profile = commands.add_parser("profile", help="which lines of a program allocate memory that it keeps",
                                   epilog=_PROFILE, **form)
@@ -81,23 +85,23 @@ def add(commands: "Commands") -> None:
     profile.set_defaults(call=_profile)
 
 
-def _attach(arguments: argparse.Namespace) -> int:
+def _attach(arguments: argparse.Namespace, told: cli_told.Told) -> int:
     from sidecar.attach.debugger import Refused
     from sidecar.attach.injection import INSTEAD, Patient
 
+    told.found["pid"] = arguments.pid
     try:
         patient = Patient(arguments.pid)
         try:
-            return _put_into(patient, arguments)
+            return _put_into(patient, arguments, told)
         finally:
             patient.close()
     except Refused as refused:
-        print(f"rag-sidecar: no agent was put into process {arguments.pid}: {refused}", file=sys.stderr)
-        print(f"  {refused.help or INSTEAD}", file=sys.stderr)
+        told.fail(f"no agent was put into process {arguments.pid}: {refused}", refused.help or INSTEAD)
         return REFUSED
 
 
-def _put_into(patient: "Patient", arguments: argparse.Namespace) -> int:
+def _put_into(patient: "Patient", arguments: argparse.Namespace, told: cli_told.Told) -> int:
     """Ask, do it, tell. Raises Refused."""
     from sidecar import clock
     from sidecar.attach.debugger import Debugger
@@ -106,30 +110,32 @@ def _put_into(patient: "Patient", arguments: argparse.Namespace) -> int:
 
     try:
         if patient.has_agent():
-            print(f"an agent answers in process {patient.pid} already")
+            told.found["was_there"] = True
+            told.say(f"an agent answers in process {patient.pid} already")
             return OK
         Debugger(patient.pid, patient.thread).close()  # who cannot be helped need not be asked
         what = f"process {patient.pid} ({printable(patient.command)[:60]}) of user {owner(patient)}"
-        if not arguments.yes and not _agreed(f"this runs code in {what}: the agent, in a thread of its own"):
-            print("nothing has been done")
+        asked = f"this runs code in {what}: the agent, in a thread of its own"
+        if not arguments.yes and not _agreed(asked, told):
+            told.found["error"] = "nothing has been done"
+            told.say("nothing has been done")
             return REFUSED
-        inject(patient, arguments.timeout, Clock(clock.monotonic, clock.sleep), _say, _poking(arguments.poke))
+        inject(patient, arguments.timeout, Clock(clock.monotonic, clock.sleep), lambda step: told.say(f"  {step}"),
+               _poking(arguments.poke))
     except PermissionError as error:
         raise may_be_refused(error, patient) from None
-    print(f"the agent answers in process {patient.pid}; a sidecar that watches it finds it by itself")
+    told.found["was_there"] = False
+    told.say(f"the agent answers in process {patient.pid}; a sidecar that watches it finds it by itself")
     return OK
 
 
-def _say(text: str) -> None:
-    print(f"  {text}", flush=True)
-
-
-def _agreed(what: str) -> bool:
+def _agreed(what: str, told: cli_told.Told) -> bool:
     """Whether a person at the terminal says yes. Raises SidecarError where nobody can be asked."""
     if not sys.stdin.isatty():
         raise SidecarError(f"{what}; nobody is there to say yes to that", help="say it beforehand: --yes")
     try:
-        return input(f"{what}; go on? [y/N] ").strip().lower() in ("y", "yes")
+        print(f"{what}; go on? [y/N] ", end="", flush=True, file=sys.stdout if told.people else sys.stderr)
+        return input().strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
@@ -160,11 +166,13 @@ def _poking(url: str | None) -> Callable[[], None]:
     return poke
 
 
-def _export_agent(arguments: argparse.Namespace) -> int:
+def _export_agent(arguments: argparse.Namespace, told: cli_told.Told) -> int:
     from sidecar.attach.export import export
 
+    files = told.found["files"] = []
     for path, done in export(arguments.folder, force=arguments.force):
-        print(f"{path}: {done}")
+        files.append({"path": str(path), "done": done})
+        told.say(f"{path}: {done}")
     return OK
 
 

@@ -43,7 +43,7 @@ Exit codes: 0 there was an answer, be it empty, 1 failure. docs/api.md
 _EXPLAIN = """\
 examples:
   rag-sidecar explain RagMemoryMain
-  rag-sidecar explain RagMemoryMain --target rag        this one alone of several
+  rag-sidecar explain RagMemoryMain --target rag        this one alone
   rag-sidecar explain RagMemoryMain -o json             for programs
 
 Exit codes: 0 whether it fires or not, 1 there is no such alert or target.

@@ -97,9 +97,10 @@ def test_busy_program_gets_the_agent(start: Start) -> None:
 def test_second_time_changes_nothing(start: Start) -> None:
     """Where an agent answers already nothing is done, and that is no failure."""
     process = start("-c", BUSY)
-    first, second = attach(process.pid, "--yes"), attach(process.pid)
+    first, second, third = attach(process.pid, "--yes"), attach(process.pid), attach(process.pid, "-o", "json")
 
     assert (first.returncode, second.returncode) == (0, 0)
+    assert json.loads(third.stdout) == {"status": "success", "pid": process.pid, "was_there": True}
     assert "already" in second.stdout
 
 
