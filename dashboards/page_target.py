@@ -77,6 +77,19 @@ SAFE = [
         styles=LINES,
         shape=(24, 9),
     ),
+    with_runbook(
+        timeseries(
+            "Floor of used memory",
+            "The least that was used within five minutes: what requests need for a moment is left out. A straight line "
+            "upwards is a leak, a curve that flattens is a cache that fills. Growth alerts look at this.",
+            "bytes",
+            Query("rag:memory_used_bytes:floor5m{$T}", "{{target}} floor"),
+            Query('rag_memory_threshold_bytes{level="critical",$T}', "{{target}} critical line"),
+            styles=[Style("/critical line$/", CRITICAL, dashed=True)],
+            shape=(24, 7),
+        ),
+        "memory.md#time-to-limit",
+    ),
 ]
 
 EATING = [

@@ -24,7 +24,8 @@ UNITS = {"bytes", "percentunit", "s", "dtdurations", "short", "cps", "Bps"}
 PALETTE = {"green", "yellow", "orange", "red", "blue", "purple", "dark-red", "#808080", "#73BF69"}
 LEVELS = {"preventive": "yellow", "main": "orange", "critical": "red"}
 ANNOTATIONS = ["Alerts", "Cleanups", "Restarts"]
-OTHERS = {"ALERTS", "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
+OTHERS = {"ALERTS", "rag:memory_used_bytes:floor5m",
+          "process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
 """Metrics beside our own: of the rules, and what every Prometheus client tells of itself."""
 OVER_TIME = {"rate", "irate", "increase"}
 BASE = {"__name__", "job", "instance"}
