@@ -22,6 +22,8 @@ CODES: Mapping[str, int] = {"effective": EFFECTIVE, "dry_run": EFFECTIVE, "parti
 
 MOST_ANSWER_BYTES = 16 << 20
 MOST_STEPS = 40
+LEAST_TOLD_BYTES = 1 << 20
+"""What explains less than this is not worth a word."""
 TTL_SECONDS = 20.0
 """For how long a cleanup is asked for over TCP, where it may have to wait."""
 
@@ -167,7 +169,7 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
     for refusal in row.get("refusals") or ():
         yield f"  {refusal.get('channel')} could not be used: {refusal.get('reason')}"
     for name in ("before", "after", "freed"):
-        yield f"  {name:9} {size(row.get(f'{name}_bytes'))}"
+        yield f"  {name:9} {size(row.get(f'{name}_bytes'))}{_beside(row) if name == 'freed' else ''}"
     if row.get("kind") not in (None, "", "unknown"):
         yield f"  {'it was':9} {row['kind']} (docs/verdicts.md)"
     told = row.get("told") or {}
@@ -188,6 +190,19 @@ def _result(row: Mapping[str, Any]) -> Iterator[str]:
     if outcome in ("ineffective", "partial"):
         yield "What a program still refers to is kept: `rag-sidecar profile` shows what grows,"
         yield "docs/agent.md how to register a cache or a callback that lets go of it."
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    """Why more or less than what fell was freed, where that is so; docs/verdicts.md."""
+    figures = [row.get(f"{name}_bytes") for name in ("before", "after", "freed")]
+    known = [figure for figure in figures if isinstance(figure, int | float)]
+    if len(known) < len(figures):
+        return ""
+    before, after, freed = known
+    fallen = before - after
+    if freed > fallen + LEAST_TOLD_BYTES:
+        return f": {size(freed - fallen)} of it against its growth, which would have gone on"
+    return f": {size(fallen - freed)} fell that may have fallen without it" if fallen > freed + LEAST_TOLD_BYTES else ""
 
 
 def _explained(outcome: str, row: Mapping[str, Any]) -> str:

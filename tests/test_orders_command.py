@@ -125,6 +125,12 @@ def test_cleanup_over_tcp_waits_and_is_followed(run: Run, token_file: Path) -> N
         "effective: memory has fallen", "  it was    retention (docs/verdicts.md)"]),
     ({"kind": "unknown", "before_bytes": 1 << 20, "after_bytes": 3 << 20}, [
         "effective: memory has grown less than it would have"]),
+    ({"before_bytes": 234 << 20, "after_bytes": 193 << 20, "freed_bytes": 114 << 20}, [
+        "  freed     114.0 MiB: 73.0 MiB of it against its growth, which would have gone on\n"]),
+    ({"before_bytes": 234 << 20, "after_bytes": 134 << 20, "freed_bytes": 40 << 20}, [
+        "  freed     40.0 MiB: 60.0 MiB fell that may have fallen without it\n"]),
+    ({"before_bytes": 234 << 20, "after_bytes": 134 << 20, "freed_bytes": 100 << 20}, ["  freed     100.0 MiB\n"]),
+    ({"before_bytes": 234 << 20, "freed_bytes": None}, ["  freed     -\n"]),
     ({"channel": "exec", "outcome": "dry_run"}, ["dry run: target", "by the program"]),
     ({"outcome": "interrupted", "reason": "restart"}, ["interrupted (restart): the sidecar was restarted"])])
 def test_cleanup_says_what_has_become_of_it(run: Run, row: dict[str, Any], lines: Sequence[str]) -> None:
