@@ -32,11 +32,15 @@ class Row(NamedTuple):
 
 
 def describe(settings: Settings) -> str:
-    """Every setting with its value and where it comes from, then the warnings. Secrets are not shown."""
+    """Every setting with its value and where it comes from, then warnings and notes. Secrets are not shown."""
     found = rows(settings)
     keys, values = (max(len(row[column]) for row in found) for column in (0, 1))
     lines = [f"{row.key:<{keys}}  {row.value:<{min(values, 60)}}  {row.origin}" for row in found]
-    return "\n".join([*lines, *(f"warning: {text}" for text in settings.warnings)])
+    lines += (f"warning: {text}" for text in settings.warnings)
+    if not settings.alertmanagers:  # no warning: a central Prometheus may tell people
+        lines.append("note: no Alertmanager is configured: alerts stand on the status page and are sent to nobody "
+                     "(alertmanagers; docs/alertmanager.md)")
+    return "\n".join(lines)
 
 
 def rows(settings: Settings) -> tuple[Row, ...]:

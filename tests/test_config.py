@@ -234,6 +234,16 @@ def test_warnings_do_not_stop_anything(tmp_path: Path) -> None:
     assert all(f"\nwarning: {warning}" in describe(settings) for warning in settings.warnings)
 
 
+def test_alerts_that_go_to_nobody_are_noted_once(tmp_path: Path) -> None:
+    """Who checks a configuration without an Alertmanager learns that nobody is told; it is no warning."""
+    alone = load(written(tmp_path, ONE), ENV, Overrides())
+    told = load(written(tmp_path, ONE + 'alertmanagers: ["http://127.0.0.1:9093"]\n'), ENV, Overrides())
+
+    assert describe(alone).count("are sent to nobody") == 1
+    assert "are sent to nobody" not in describe(told)
+    assert alone.warnings == told.warnings == ()
+
+
 def test_channels_are_what_the_guard_delivers(tmp_path: Path) -> None:
     """Each cleanup has its channels in the order of the file; a signal map leaves out what it does not name."""
     target = load(written(tmp_path, """
