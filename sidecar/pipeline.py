@@ -27,7 +27,7 @@ from sidecar.pipeline_agents import Permits, follow, hand_over
 from sidecar.pipeline_brake import Braking, Loan
 from sidecar.pipeline_calm import calm
 from sidecar.pipeline_crashes import Crashes
-from sidecar.pipeline_families import USED, Vitals, families
+from sidecar.pipeline_families import USED, Order, Vitals
 from sidecar.pipeline_gates import Gates
 from sidecar.pipeline_hand import ByHand, policy_now
 from sidecar.pipeline_journal import Keeping, page, restore_actions
@@ -97,7 +97,7 @@ class Pipeline:
         self.vitals = Vitals(base, starts)
         self.lines = Lines({name: plan.wanted for name, plan in plans.items()})
         self._lines_said, self._permits = Said(), Permits()
-        self._live = Live(stages.store)
+        self._live, self._order = Live(stages.store), Order()
         self._last = 0.0
         self._said: dict[str, tuple[str, str]] = {}
         self._subjects_now: list[Subject] = []
@@ -144,8 +144,7 @@ class Pipeline:
         await self._pace.through(self._telling(alerts, now))
         stages.journal.note(await self._pace.through(
             page(stages.groups, targets, now, stages.notifier.hearing(), self._used_now)))
-        self._subjects_now = self.by_hand.subjects = self._subjects(targets, readings, now)
-        await self._pace.rest()
+        self._subjects_now = self.by_hand.subjects = await self._pace.through(self._subjects(targets, readings, now))
         gates = await self._pace.through(self._gates.steps(stages.query, stages.store, alerts, now))
         await self._pace.through(self.acting.steps(policy, self._subjects_now, gates, now))
         self.lines.acted()
@@ -157,7 +156,7 @@ class Pipeline:
         self._last = now
         await self._pace.rest()
         self.vitals.note(monotonic() - begun, late_seconds)
-        shown = Families(lambda: families(chain(seen, counted, self.vitals.of_groups(stages.groups, now))))
+        shown = Families(lambda: self._order.families(chain(seen, counted, self.vitals.of_groups(stages.groups, now))))
         self._publish(shown, alerts, readings)
 
     def go_on(self, known: Mapping[str, Identity], now: float) -> None:
@@ -300,11 +299,12 @@ class Pipeline:
         samples += stages.journal.samples(self._base, now) + self._braking.samples(self._bases, now)
         return samples + self.vitals.samples(stages.store, stages.groups, stages.dispatch.lost_events, now)
 
-    def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> list[Subject]:
-        """The targets as the policy sees them: all at once, as what people order meanwhile would be lost."""
+    def _subjects(self, targets: Sequence[Target], readings: Readings, now: float) -> Steps[list[Subject]]:
+        """The targets as the policy sees them. Whom people have paused is settled last: they may do so meanwhile."""
         found, agents, dispatch = [], self._stages.sampler.agents, self._stages.dispatch
         crashes, since_boot = self.crashes.too_often(now), self._stages.since_boot()
         for target in targets:
+            yield
             plan, used = self._plans[target.name], readings.used.get(target.name)
             known = self.lines.known.get(target.name)
             ticks = target.identity.start_time_ticks if target.identity else 0
@@ -315,11 +315,12 @@ class Pipeline:
                 target.name, up=used is not None, armed=bool(known and known.lines.armed),
                 fresh=bool(used and known and known.lines.basis in used),
                 age_seconds=since_boot - ticks / CLOCK_TICKS, mode=mode, channels=ways,
-                paused=target.name in self.acting.paused, foreign=target.name in dispatch.foreign,
+                foreign=target.name in dispatch.foreign,
                 life=life_of(target.identity) if target.identity else None,
                 instance_id=readings.instances.get(target.name, ""), used_bytes=self._used_now.get(target.name),
                 crashes=crashes))
-        return found
+        paused = self.acting.paused
+        return [replace(each, paused=True) if each.name in paused else each for each in found]
 
     def _publish(self, shown: Families, alerts: Sequence[Alert], readings: Readings) -> None:
         """Show what people and Prometheus see until the next tick, and see how soon that has to come."""
