@@ -3,6 +3,7 @@
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,9 @@ LONGEST = ("audit", "sidecar", "acting_properties", "control", "sidecar_incident
 """Files that take half a minute or more, tests/test_*.py; those that compute stand between those that wait."""
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each program that a test starts would compile the sidecar anew
+for _ignored in (signal.SIGINT, signal.SIGHUP):  # by nohup, or a shell that put us behind: programs would inherit it
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, signal.default_int_handler if _ignored == signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
