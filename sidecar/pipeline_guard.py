@@ -12,7 +12,7 @@ LAST_TO_GO = -999
 LEAST_NICE = -20
 
 
-def protection(guard_pid: int, proc: str = "/proc") -> Mapping[str, bool]:
+def protection(guard_pid: int) -> Mapping[str, bool]:
     """Kind → whether the guard has it: see docs/guard.md. What cannot be read is left out.
 
     The niceness is compared with our own, which is the one that the guard was started with.
@@ -21,8 +21,8 @@ def protection(guard_pid: int, proc: str = "/proc") -> Mapping[str, bool]:
     try:
         niceness = os.getpriority(os.PRIO_PROCESS, guard_pid)
         found["scheduled_first"] = niceness < os.getpriority(os.PRIO_PROCESS, 0) or niceness == LEAST_NICE
-        found["killed_last"] = int(KeptFile(f"{proc}/{guard_pid}/oom_score_adj").read()) <= LAST_TO_GO
-        found["memory_locked"] = status_field(KeptFile(f"{proc}/{guard_pid}/status").read(), b"VmLck") > 0
+        found["killed_last"] = int(KeptFile(f"/proc/{guard_pid}/oom_score_adj").read()) <= LAST_TO_GO
+        found["memory_locked"] = status_field(KeptFile(f"/proc/{guard_pid}/status").read(), b"VmLck") > 0
     except (OSError, ValueError, KeyError):  # hidden, or a /proc that tells less
         return found
     return found

@@ -104,9 +104,9 @@ class ByHand:
         self._renew()
         self._keeping.keep()
 
-    def unpark(self, targets: Iterable[str], now: float) -> list[str]:
+    def unpark(self, targets: Iterable[str]) -> list[str]:
         """Try again what did not help these targets; those that were parked."""
-        parked = [name for target in targets for name in self._acting.unpark(target, now)]
+        parked = [name for target in targets for name in self._acting.unpark(target)]
         self._keeping.keep()
         return parked
 
@@ -142,6 +142,10 @@ class ByHand:
             self.resume(named(target), asked_at())
             forgive()
 
+        def unpark(target: str | None) -> list[str]:
+            stir()
+            return self.unpark(named(target))
+
         def asked_at() -> float:
             stir()
             return clock()
@@ -158,7 +162,7 @@ class ByHand:
             order=lambda target, cleanup, dry_run: self.order(target, cleanup, asked_at(), dry_run=dry_run),
             attempt=self.attempt, ask=lambda asked: self.ask(asked, asked_at()),
             pause=lambda target, seconds: self.pause(named(target), seconds, asked_at()), resume=resume,
-            unpark=lambda target: self.unpark(named(target), asked_at()), paused=lambda: self._acting.paused,
+            unpark=unpark, paused=lambda: self._acting.paused,
             in_force=self._dispatch.in_force, lines=self.lines,
             override=lambda target, override: self.override(target, override, asked_at()),
             now=clock, sleep=sleep, kept=kept)

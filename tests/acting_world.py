@@ -219,7 +219,7 @@ class World:
 
     def unpark(self) -> None:
         """A person wants everything to be tried again."""
-        self.acting.unpark("rag", self.now)
+        self.acting.unpark("rag")
 
     def by_hand(self, cleanup: Cleanup, *, dry_run: bool = False) -> None:
         """A person asks for a cleanup."""

@@ -69,7 +69,7 @@ def test_parking_ends_with_the_incident_by_a_person_and_when_the_cap_rises() -> 
     world.tick(500.0)
     world.run(900, 1100.0)
     assert world.reasons[-1] is Reason.PARKED
-    assert world.acting.unpark("rag", world.guard.now) == ["rag"]
+    assert world.acting.unpark("rag") == ["rag"]
     assert world.tick() is Reason.ACT
     world.run(900)
     assert world.reasons[-1] is Reason.PARKED
@@ -80,7 +80,7 @@ def test_parking_ends_with_the_incident_by_a_person_and_when_the_cap_rises() -> 
 
     world.run(70, 500.0)
     assert world.gauges() == {"rag_incident_open": 0.0, "rag_actions_parked": 0.0}
-    assert world.acting.unpark(None, world.guard.now) == []
+    assert world.acting.unpark(None) == []
 
 
 def test_value_that_flaps_at_the_line_makes_one_incident() -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
-from sidecar.actions.cost import WINDOW_SECONDS, Cost, cost
+from sidecar.actions.cost import WINDOW_SECONDS, extra
 from sidecar.actions.kind import CAME_BACK, MEANINGS, WARM_UP_SECONDS, Facts, Kind, Memory, kind_of, sentences
 from sidecar.actions.verify import Reading
 from tests.conftest import Target
@@ -176,7 +176,8 @@ def test_cost_is_what_is_beyond_the_usual() -> None:
     """10 faults a second before and after are none of it; 5,000 more are."""
     more = [(at, count + 5000 * (at > 1000)) for at, count in USUAL]
 
-    assert cost(0.2, 1000.0, [USUAL], [more]) == Cost(0.2, 0.0, 5000.0)
+    assert extra([USUAL], 1000.0) == 0.0
+    assert extra([more], 1000.0) == 5000.0
 
 
 def test_cost_of_several_processes_is_their_sum_and_a_new_one_counts_from_zero() -> None:
@@ -184,24 +185,24 @@ def test_cost_of_several_processes_is_their_sum_and_a_new_one_counts_from_zero()
     restarted = [(at, count if at <= 1000 else count - 600) for at, count in USUAL]
     loading = [(at, count + 10_000 if at <= 1000 else count + 4300) for at, count in USUAL]
 
-    assert cost(None, 1000.0, [], [USUAL, [(at, 2 * count) for at, count in USUAL]]).minor_faults == 0.0
-    assert cost(None, 1000.0, [], [restarted]).minor_faults == 0.0
-    assert cost(None, 1000.0, [], [loading]).minor_faults == 4900.0  # 5000 when it was first seen
-    assert cost(None, 1000.0, [], [USUAL, counter(0, 3000, at=1020)]).minor_faults == 3000.0
+    assert extra([USUAL, [(at, 2 * count) for at, count in USUAL]], 1000.0) == 0.0
+    assert extra([restarted], 1000.0) == 0.0
+    assert extra([loading], 1000.0) == 4900.0  # 5000 when it was first seen
+    assert extra([USUAL, counter(0, 3000, at=1020)], 1000.0) == 3000.0
 
 
 @pytest.mark.parametrize("readings", [
     [], [[]], [USUAL[:7]], [USUAL[:-1]], [USUAL[6:]], [[(995.0, 0.0), (1060.0, 100.0)]]])
 def test_cost_that_was_not_seen_is_not_known(readings: list[list[Reading]]) -> None:
     """Without the minute before or the one after there is nothing to compare: never a zero."""
-    assert cost(None, 1000.0, readings, readings) == Cost(None, None, None)
+    assert extra(readings, 1000.0) is None
 
 
 def test_fewer_faults_than_usual_are_no_gain() -> None:
     """A quiet minute is nobody's doing."""
     quiet = [(at, min(count, 600.0)) for at, count in USUAL]
 
-    assert cost(None, 1000.0, [quiet], [quiet]) == Cost(None, 0.0, 0.0)
+    assert extra([quiet], 1000.0) == 0.0
 
 
 def test_real_memory_that_is_needed_again_costs_faults(spawn: Callable[..., Target]) -> None:
@@ -213,7 +214,7 @@ def test_real_memory_that_is_needed_again_costs_faults(spawn: Callable[..., Targ
     leaky.tell("grow 80")
     seen = [(940.0, before), (1000.0, before), (1000.0 + WINDOW_SECONDS, minor_faults(leaky.pid))]
 
-    told = cost(None, 1000.0, [], [seen]).minor_faults
+    told = extra([seen], 1000.0)
     assert told is not None
     assert told >= 80 * MIB / mmap.PAGESIZE * 0.9 or thp()
 

@@ -70,7 +70,7 @@ class Laws(RuleBasedStateMachine):
 
     @rule()
     def unpark(self) -> None:
-        self.world.acting.unpark(None, self.world.guard.now)
+        self.world.acting.unpark(None)
         self.world.note()
 
     def _tick(self, used: float | None, seconds: float) -> None:

@@ -167,7 +167,7 @@ class Acting:
             if self._pauses.end(name, now):
                 log.info("resumed", extra={"target": name, "reason": "by hand"})
 
-    def unpark(self, target: str | None, now: float) -> list[str]:
+    def unpark(self, target: str | None) -> list[str]:
         """Try again what did not help a target, or (None) any, and what could not be used; those that were parked."""
         for name in _named(target, self._names):
             self._ledger.rearm(name)

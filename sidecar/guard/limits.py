@@ -302,8 +302,8 @@ def check(limit: V1 | V2, pid: int, loan_bytes: int, proc: str = "/proc") -> Non
         raise Refused("a cgroup above it has no room for the loan")
 
 
-def free_bytes(proc: str = "/proc") -> int:
+def free_bytes() -> int:
     """What the machine could lend: three quarters of what is available. Raises OSError or KeyError."""
     figures: dict[bytes, Any] = {line.split(b":")[0]: line.split()[1] for line in
-                                 KeptFile(f"{proc}/meminfo").read().splitlines() if len(line.split()) > 1}
+                                 KeptFile("/proc/meminfo").read().splitlines() if len(line.split()) > 1}
     return int(figures[b"MemAvailable"]) * 1024 * 3 // 4
