@@ -79,7 +79,8 @@ def test_critical_line_is_acted_on_by_the_guard(spawn: Callable[..., Target], tm
             assert attempt["cleanup"] == "aggressive"
             assert attempt["channel"] == "signal"
             assert attempt["before_bytes"] > 260 * MIB
-            assert attempt["freed_bytes"] > 100 * MIB  # the rest is taken after the signal
+            assert attempt["after_bytes"] <= 0.9 * 260 * MIB  # seen while it falls, or with the rest taken after it
+            assert attempt["freed_bytes"] > 20 * MIB
             assert attempt["alert"]["alertname"] == "RagMemoryCritical"
             assert len(handled.read_text().splitlines()) == 1
             assert sidecar.value("rag_cleanups_total", 'outcome="effective"', 'cleanup="aggressive"') == 1
