@@ -1,6 +1,7 @@
 """The guard without its desk, looked after by hand: what tests of it share."""
 
 import json
+import resource
 import select
 import signal
 import subprocess
@@ -106,3 +107,14 @@ def running_courier(hands: Hands) -> Iterator["subprocess.Popen[bytes]"]:
         ours.close()
         process.kill()
         process.wait()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -8,13 +8,12 @@ import os
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Target, read_line, wait_until
-from guarding import Hands
+from guarding import Hands, no_descriptors
 from rooms import USABLE, WHY_NOT, Room, entering, tell
 from servers import free_port
 from sidecars import MIB, Sidecar, config, running_sidecar
@@ -156,24 +155,13 @@ def test_target_that_the_kernel_holds_keeps_nobody_else_waiting(
         assert outcomes == {"held": "effective", "other": "effective"}
 
 
-@contextmanager
-def none_left() -> Iterator[None]:
-    """This process can open nothing meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def test_orders_that_come_while_no_descriptor_is_left_are_carried_out(spawn: Callable[..., Target]) -> None:
     """Whether another sidecar acts on the target cannot be seen then: it is acted on, and the guard lives."""
     target, hands = spawn("leaky", "--handle", "SIGUSR1"), Hands()
     try:
         hands.watch(target)
         files = len(os.listdir("/proc/self/fd"))
-        with none_left():
+        with no_descriptors():
             hands.stand()
             target.tell("grow 100")
             hands.until("answered")

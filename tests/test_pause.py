@@ -3,7 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -131,13 +132,19 @@ def spacing(sidecar: Sidecar, last: int) -> list[float]:
     return [float(round(after - before)) for before, after in pairwise(times)]
 
 
+@contextmanager
+def watched(tmp_path: Path, spawn: Any, **more: Any) -> Iterator[tuple[Sidecar, Target]]:
+    """A sidecar beside a program that is far from its lines."""
+    target, port = spawn("leaky"), free_port()
+    file = config(port, tmp_path / "state", [{**QUIET, "match": {"pid": target.pid}}], **more)
+    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+        yield sidecar, target
+
+
 def test_a_calm_target_is_looked_at_every_other_second_and_a_near_one_every_second(
         tmp_path: Path, spawn: Any) -> None:
     """And no evaluation is told as missed meanwhile."""
-    target: Target = spawn("leaky")
-    port = free_port()
-    file = config(port, tmp_path / "state", [{**QUIET, "match": {"pid": target.pid}}])
-    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+    with watched(tmp_path, spawn) as (sidecar, target):
         wait_until(lambda: spacing(sidecar, 3) == [2.0] * 3, 30, "samples two seconds apart")
         assert set(sidecar.series("rag_sidecar_rule_group_iterations_missed_total").values()) <= {0.0}
         target.tell("grow 140")
@@ -146,19 +153,13 @@ def test_a_calm_target_is_looked_at_every_other_second_and_a_near_one_every_seco
 
 def test_who_sets_the_interval_gets_it(tmp_path: Path, spawn: Any) -> None:
     """Also where all is calm."""
-    target: Target = spawn("leaky")
-    port = free_port()
-    file = config(port, tmp_path / "state", [{**QUIET, "match": {"pid": target.pid}}], evaluation_interval="1s")
-    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+    with watched(tmp_path, spawn, evaluation_interval="1s") as (sidecar, _):
         wait_until(lambda: spacing(sidecar, 5) == [1.0] * 5, 30, "samples one second apart")
 
 
 def test_a_long_interval_is_no_silence(tmp_path: Path, spawn: Any) -> None:
     """The guard, which ends a desk that says nothing, hears of it in between."""
-    target: Target = spawn("leaky")
-    port = free_port()
-    file = config(port, tmp_path / "state", [{**QUIET, "match": {"pid": target.pid}}], evaluation_interval="30s")
-    with running_sidecar(tmp_path, file=file, port=port) as sidecar:
+    with watched(tmp_path, spawn, evaluation_interval="30s") as (sidecar, _):
         desk = sidecar.child("desk")
         threading.Event().wait(SILENCE_SECONDS + BEAT_SECONDS)
         assert sidecar.child("desk") == desk

@@ -3,19 +3,17 @@
 import ctypes
 import errno
 import platform
-import resource
 import signal
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from conftest import Target, wait_until
-from guarding import MIB, Hands, order
+from guarding import MIB, Hands, no_descriptors, order
 from probing import OWN, Obedient, target, values
 
 from sidecar.discovery.match import ByPid
@@ -64,17 +62,6 @@ def without_memory(call: Callable[[], Result]) -> Result:
     for error in errors:
         raise error
     return results[0]
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """This process can open nothing meanwhile."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Readable(Member):
